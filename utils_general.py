@@ -1,0 +1,213 @@
+"""Paths of every data set and run (edit them here), and the small helpers that all scripts share."""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent
+
+# Where the downloads were unpacked: the input of the scripts under pre_process/
+MONUSEG_RAW = ROOT / "pre_process" / "MoNuSeg"
+GLAS_RAW = ROOT / "pre_process" / "GlaS" / "Warwick QU Dataset (Released 2016_07_08)"
+HN_RAW = ROOT / "pre_process" / "HN" / "raw"
+
+# Patches: the output of the scripts under pre_process/, the input of every other script
+MONUSEG = ROOT / "data" / "MoNuSeg"
+GLAS = ROOT / "data" / "GlaS"
+HN = ROOT / "data" / "HN"
+OWN_DATA = ROOT / "data" / "own_data"
+
+SNAPSHOTS = ROOT / "snapshots"  # one folder a training run
+RESULTS = ROOT / "results"  # one folder a test
+GENERATED = ROOT / "generated"  # synthetic images, and the real ones to compare them with
+
+SPLIT_SEED = 2023  # the paper's seed for every split
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+NO_SPACE_OR_RIGHTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+
+
+class InputError(Exception):
+    """A mistake the user can mend: one line that says what was looked for, where, what was found and what to do."""
+
+
+def run_script(main: Callable[[Any], None], settings: type) -> None:
+    """Run a script: its command line comes from the dataclass `settings`, and a user's mistake ends in one clear line.
+
+    Exit codes: 0 done, 1 a mistake that the last line explains, 2 a wrong option, 130 stopped with Ctrl-C.
+    """
+    try:
+        main(tyro.cli(settings))
+    except InputError as error:
+        # A data loader's worker hands an error on with its traceback in front: the message is the last line.
+        sys.exit("error: " + str(error).strip().splitlines()[-1].removeprefix("utils_general.InputError: "))
+    except OSError as error:
+        if error.errno not in NO_SPACE_OR_RIGHTS:
+            raise
+        sys.exit(f"error: cannot write or read {error.filename or 'a file'}: {os.strerror(error.errno)}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what was written there becomes `path` only if nothing failed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replace_folder(path: Path, marker: str, overwrite: bool) -> Iterator[Path]:
+    """Yield a new folder beside `path` that takes its place once it is complete.
+
+    An existing, non-empty `path` is an `InputError`, so that two runs never mix. With `overwrite` it is replaced, but
+    only if it holds the file `marker`: proof that this project made it.
+    """
+    path = path.absolute()
+    filled = path.is_dir() and any(path.iterdir())
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; an output folder is wanted there: choose another")
+    if filled and not overwrite:
+        raise InputError(f"{path} already holds files; --overwrite replaces them, or choose another output folder")
+    if filled and not (path / marker).is_file():
+        raise InputError(f"{path} holds files that this script did not write (no {marker}): choose another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        if path.exists():
+            shutil.rmtree(path)
+        unfinished.replace(path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON; paths become strings."""
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; `InputError` where it is missing or broken."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+
+
+def natural_order(path: Path) -> list[str | int]:
+    """Sort key by name in which `image_2` comes before `image_10`."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def list_images(folder: Path, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> list[Path]:
+    """All image files directly in `folder`, in natural order; `InputError` where there are none."""
+    if not folder.is_dir():
+        raise InputError(f"folder {folder} does not exist")
+    files = [f for f in folder.iterdir() if f.suffix.lower() in extensions and not f.name.startswith(".")]
+    if not files:
+        raise InputError(f"no image in {folder}: looked for *{', *'.join(extensions)}")
+    return sorted(files, key=natural_order)
+
+
+def _read(path: Path, wanted: str) -> Image.Image:
+    """Open and decode an image file completely; `InputError` names a file that cannot be."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise InputError(f"{wanted} {path} is missing") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot read {wanted} {path}: {error}; is the file complete?") from None
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Read an 8-bit image as RGB, uint8 (H, W, 3); grey, palette, CMYK and alpha images are converted."""
+    image = _read(path, "image")
+    if image.mode[0] in "IF":
+        raise InputError(f"image {path} has more than 8 bits a channel (mode {image.mode}): convert it to 8-bit RGB")
+    return np.asarray(image.convert("RGB"))
+
+
+def read_index_map(path: Path) -> np.ndarray:
+    """Read a map of class indices or instance numbers, int32 (H, W), as stored: 1, 8 or 16 bit, palette or grey."""
+    image = _read(path, "label image")
+    array = np.asarray(image)
+    if array.ndim != 2:
+        raise InputError(f"label image {path} has {array.shape[2]} channels: one with an index in each pixel is wanted")
+    return array.astype(np.int32)
+
+
+def write_png(path: Path, array: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) or (H, W), or uint16 (H, W), as PNG."""
+    with replace_file(path) as temporary:
+        Image.fromarray(array).save(temporary, format="PNG", compress_level=3)
+
+
+def contact_sheet(images: list[np.ndarray], columns: int) -> np.ndarray:
+    """Put images of one size, each uint8 (H, W, 3), into one picture, row by row, on white."""
+    height, width = images[0].shape[:2]
+    gap, rows = 2, -(-len(images) // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as PNG and close it."""
+    import matplotlib.pyplot as plt
+
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
+    plt.close(figure)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What `dataset.json` in a folder of patches says about them."""
+
+    name: str
+    protocol: str
+    """how the source images were divided, e.g. "paper" or "official" """
+    classes: list[str]
+    """names by class index, the background first; empty where nothing is labelled"""
+    instances: str
+    """how a class map becomes instances: "watershed" for touching round objects, "components" otherwise"""
+    patch_size: int
+    """pixels"""
+    stride: int
+    """pixels between the corners of neighbouring patches"""
+    seed: int
+    """of the split"""
+
+    @classmethod
+    def read(cls, root: Path) -> "DataSet":
+        """Read `root/dataset.json`."""
+        if not (root / "dataset.json").is_file():
+            raise InputError(f"{root} holds no dataset.json: run the data set's preprocess.py first, or mend the path")
+        return cls(**read_json(root / "dataset.json"))
