@@ -1,0 +1,277 @@
+"""Patches on disk as data sets for both stages, and the one place where images become network input."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.io
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from GenSelfDiff.devices import Devices
+from utils_general import SPLIT_SEED, DataSet, InputError, list_images, read_index_map, read_rgb
+
+# The input range each stage was published with; a setting of both, stored in the checkpoint.
+PRETRAINING_RANGE = (-1.0, 1.0)
+FINETUNING_RANGE = (0.0, 1.0)
+INDEX_COLUMNS = ["patch", "source", "x", "y", "split"]
+
+
+def to_input(image: np.ndarray | Tensor, input_range: tuple[float, float]) -> Tensor:
+    """An image uint8 (H, W, 3) becomes float32 (3, H, W) in `input_range`: 0 its lower end, 255 its upper."""
+    low, high = input_range
+    return torch.as_tensor(image).movedim(-1, 0).float().div(255).mul(high - low).add(low)
+
+
+def to_image(x: Tensor, input_range: tuple[float, float]) -> np.ndarray:
+    """The inverse of `to_input` for (..., 3, H, W): uint8 (..., H, W, 3), clamped to the range and rounded."""
+    low, high = input_range
+    unit = ((x.float() - low) / (high - low)).clamp(0, 1)
+    return unit.mul(255).round().byte().movedim(-3, -1).cpu().numpy()
+
+
+class Patches:
+    """One folder of patches: `images/image_<i>.png`, and where labelled `labels/` and `instances/`, with `index.csv`.
+
+    Folders of the released code are read too: `image_<i>.jpg`, in the folder or in its `images/`, with the labels in
+    `label_patches.mat` beside them (array `data` (N, H, W)).
+
+    `index` has a row a patch: patch (its number), source (name of the source image), x, y (pixels), split.
+    Raises `InputError` where the folder is incomplete.
+    """
+
+    def __init__(self, folder: Path, labelled: bool = False):
+        self.folder = Path(folder)
+        self.labelled = labelled
+        if not self.folder.is_dir():
+            raise InputError(f"folder {self.folder} does not exist: run the data set's preprocess.py, or mend the path")
+        images = self.folder / "images"
+        self.files = {_number(f): f for f in list_images(images if images.is_dir() else self.folder)}
+        self.matrix: np.ndarray | None = None
+        if (self.folder / "index.csv").is_file():
+            self._read_index()
+        else:
+            self._read_released_layout()
+        self.index = self.index.set_index("patch", drop=False)
+
+    def _read_index(self) -> None:
+        path = self.folder / "index.csv"
+        try:
+            self.index = pd.read_csv(path, dtype={"source": str, "split": str})
+        except (ValueError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from None
+        if list(self.index.columns) != INDEX_COLUMNS or not len(self.index):
+            raise InputError(f"{path} wants a row a patch and the columns {', '.join(INDEX_COLUMNS)}")
+        self._check_complete("images", "image")
+        if self.labelled:
+            self._check_complete("labels", "label")
+        self.data_set = DataSet.read(self.folder.parent)
+        self.has_instances = self.labelled and (self.folder / "instances").is_dir()
+        if self.has_instances:
+            self._check_complete("instances", "instance")
+
+    def _check_complete(self, kind: str, stem: str) -> None:
+        """Every patch of the index has its file in the subfolder `kind`, and every file is in the index."""
+        folder = self.folder / kind
+        found = {f.name for f in folder.iterdir() if not f.name.startswith(".")} if folder.is_dir() else set()
+        wanted = {f"{stem}_{patch}.png" for patch in self.index.patch}
+        if missing := sorted(wanted - found):
+            raise InputError(f"{len(missing)} of {len(wanted)} files are missing in {folder}: {', '.join(missing[:3])}")
+        if extra := sorted(found - wanted):
+            raise InputError(f"{folder} holds {len(extra)} files that index.csv does not know: {', '.join(extra[:3])}")
+
+    def _read_released_layout(self) -> None:
+        """No index: patch numbers from the file names, each patch its own source, 90/10 split by patch as released."""
+        numbers = sorted(self.files)
+        splits = np.full(len(numbers), "val", dtype=object)
+        splits[np.random.RandomState(SPLIT_SEED).permutation(len(numbers))[: int(0.9 * len(numbers))]] = "train"
+        sources = [self.files[n].stem for n in numbers]
+        self.index = pd.DataFrame({"patch": numbers, "source": sources, "x": 0, "y": 0, "split": splits})
+        print(f"{self.folder} has no index.csv: patches are split 90/10 at random, so overlapping ones may be in both")
+        self.has_instances = False
+        height, width = read_rgb(self.files[numbers[0]]).shape[:2]
+        classes: list[str] = []
+        if self.labelled:
+            self.matrix = self._read_matrix(numbers, (height, width))
+            classes = ["background", *(f"class {c}" for c in range(1, int(self.matrix.max()) + 1))]
+        self.data_set = DataSet(self.folder.name, "released", classes, "components", height, 0, SPLIT_SEED)
+
+    def _read_matrix(self, numbers: list[int], shape: tuple[int, int]) -> np.ndarray:
+        path = self.folder / "label_patches.mat"
+        if not path.is_file():
+            raise InputError(f"{self.folder} has neither index.csv nor label_patches.mat: its patches have no labels")
+        try:
+            matrix = scipy.io.loadmat(path)["data"]
+        except (ValueError, KeyError, NotImplementedError, OSError) as error:
+            raise InputError(f"{path} cannot be read as a MATLAB file with an array 'data': {error}") from None
+        if matrix.shape != (len(numbers), *shape) or numbers != list(range(len(numbers))):
+            raise InputError(f"{path} holds labels {matrix.shape} for {len(numbers)} patches of {shape}: they must match")
+        return matrix
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def select(self, split: str) -> np.ndarray:
+        """The numbers of the patches of a split."""
+        return self.index.patch[self.index.split == split].to_numpy()
+
+    def image(self, patch: int) -> np.ndarray:
+        """Image uint8 (H, W, 3)."""
+        return read_rgb(self.files[patch])
+
+    def label(self, patch: int) -> np.ndarray:
+        """Class indices int32 (H, W)."""
+        if self.matrix is not None:
+            return self.matrix[patch].astype(np.int32)
+        return read_index_map(self.folder / "labels" / f"label_{patch}.png")
+
+    def instances(self, patch: int) -> np.ndarray | None:
+        """Instance numbers of the source image, int32 (H, W), 0 background; None where the data set has none."""
+        if not self.has_instances:
+            return None
+        return read_index_map(self.folder / "instances" / f"instance_{patch}.png")
+
+    def check_labels(self, classes: int) -> None:
+        """Read every label once: `InputError` names the first with another size or a class too many."""
+        size = self.data_set.patch_size
+        for patch in self.index.patch:
+            label = self.label(patch)
+            name = f"label of patch {patch} in {self.folder}"
+            if label.shape != (size, size):
+                raise InputError(f"{name} is {label.shape[1]}x{label.shape[0]} pixels; its image is {size}x{size}")
+            if label.max() >= classes or label.min() < 0:
+                wrong = label.max() if label.max() >= classes else label.min()
+                raise InputError(f"{name} holds class {wrong}; with {classes} classes, 0 to {classes - 1} are allowed")
+
+
+def _number(file: Path) -> int:
+    """The i of `image_<i>`."""
+    number = file.stem.rpartition("_")[2]
+    if not number.isdigit():
+        raise InputError(f"{file} is not named image_<number>: is {file.parent} a folder of patches?")
+    return int(number)
+
+
+def pretraining_folder(root: Path) -> Path:
+    """Where a data set's images for pre-training are: `unlabelled`, or else `labelled`, or the folder itself."""
+    return _first_folder(root, "unlabelled", "labelled")
+
+
+def labelled_folder(root: Path) -> Path:
+    """Where a data set's labelled patches for fine-tuning are: `labelled`, `train` (released layout), or itself."""
+    return _first_folder(root, "labelled", "train")
+
+
+def _first_folder(root: Path, *names: str) -> Path:
+    return next((root / name for name in names if (root / name).is_dir()), root)
+
+
+class PatchDataset(Dataset):
+    """Patches as network input. Items are asked for by (epoch, i); what is random depends on them and the seed only.
+
+    So the data of a step are the same whatever the number of workers or processes, and after a restart. An item is a
+    dict: image (3, H, W) in `input_range`, label (H, W) where labelled, patch (its number), seed (for later draws).
+    """
+
+    def __init__(
+        self,
+        patches: Patches,
+        numbers: np.ndarray,
+        input_range: tuple[float, float],
+        seed: int,
+        augmentation: v2.Transform | None = None,
+    ):
+        self.patches, self.numbers, self.input_range = patches, numbers, input_range
+        self.seed, self.augmentation = seed, augmentation
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int]:
+        epoch, i = key
+        patch = int(self.numbers[i])
+        seed = derived_seed(self.seed, epoch, i)
+        image = self.patches.image(patch)
+        size = self.patches.data_set.patch_size
+        if image.shape[:2] != (size, size):
+            raise InputError(f"{self.patches.files[patch]} is {image.shape[1]}x{image.shape[0]}, not {size}x{size}")
+        item = {"image": tv_tensors.Image(torch.from_numpy(image.copy()).movedim(-1, 0))}
+        if self.patches.labelled:
+            item["label"] = tv_tensors.Mask(torch.from_numpy(self.patches.label(patch)).long())
+        if self.augmentation is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                item = self.augmentation(item)
+        item = {name: value.as_subclass(Tensor) for name, value in item.items()}
+        item["image"] = to_input(item["image"].movedim(0, -1), self.input_range).contiguous()
+        return {**item, "patch": patch, "seed": seed}
+
+
+def derived_seed(*parts: int) -> int:
+    """One seed out of several numbers, well mixed, in 0 .. 2^32 - 1."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def flips() -> v2.Transform:
+    """The augmentation of pre-training: horizontal and vertical flips, each with probability 0.5."""
+    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()])
+
+
+def finetuning_augmentation() -> v2.Transform:
+    """The published augmentation of fine-tuning: flips, 3x3 blur and colour jitter with probability 0.3 each.
+
+    The blur's sigma is fixed, 1 pixel across and 2 down, as released. Labels are flipped along and else untouched.
+    """
+    blur = v2.Lambda(lambda image: v2.functional.gaussian_blur(image, [3, 3], [1.0, 2.0]), tv_tensors.Image)
+    return v2.Compose([
+        flips(),
+        v2.RandomApply([blur], p=0.3),
+        v2.RandomApply([v2.ColorJitter(brightness=0.5, contrast=0.4)], p=0.3),
+    ])  # fmt: skip
+
+
+class EpochBatches(Sampler):
+    """Batches of (epoch, i) of one epoch: a new order each epoch, or (`shuffle=False`) all in order with epoch 0.
+
+    In training every process takes its share of each joint batch and the last, incomplete batch is left out, so that
+    all steps weigh the same (a data set smaller than one batch is one batch). In validation nothing is left out.
+    `epoch` and `first` (the batch to start with) are set from outside: that is how a run continues in mid-epoch.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, devices: Devices, shuffle: bool):
+        self.length, self.seed, self.shuffle = length, seed, shuffle
+        self.rank, self.world_size = devices.rank, devices.world_size
+        self.batch_size = batch_size * self.world_size  # of all processes together
+        self.epoch, self.first = 0, 0
+        if shuffle and length < self.world_size:
+            raise InputError(f"{length} training patches are too few for {self.world_size} processes: start fewer")
+        if shuffle and length < self.batch_size:
+            self.batch_size = length - length % self.world_size
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return self.length // self.batch_size if self.shuffle else -(-self.length // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch if self.shuffle else 0
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng(derived_seed(self.seed, epoch)).permutation(self.length)
+        for batch in range(self.first, len(self)):
+            joint = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(epoch, int(i)) for i in joint[self.rank :: self.world_size]]
+
+
+def loader(dataset: Dataset, batches: EpochBatches, workers: int, devices: Devices) -> DataLoader:
+    """A loader of `dataset` in the order of `batches`; its workers live as long as it does."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=devices.device.type == "cuda",
+    )

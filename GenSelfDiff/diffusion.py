@@ -1,0 +1,113 @@
+"""The diffusion process (Ho et al., 2020): noise schedules, forward process, P2 loss, ancestral sampling."""
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+ScheduleName = Literal["quadratic", "linear", "cosine", "sigmoid"]
+BETA_START, BETA_END = 1e-4, 0.02
+
+
+def beta_schedule(name: ScheduleName, timesteps: int) -> Tensor:
+    """The variances beta_t of the forward steps, float64 (timesteps,).
+
+    "quadratic" is the paper's; "linear" is of Ho et al., 2020; "cosine" of Nichol and Dhariwal, 2021 (equation 17).
+    """
+    if name == "linear":
+        return torch.linspace(BETA_START, BETA_END, timesteps, dtype=torch.float64)
+    if name == "quadratic":
+        return torch.linspace(BETA_START**0.5, BETA_END**0.5, timesteps, dtype=torch.float64) ** 2
+    if name == "sigmoid":
+        ramp = torch.sigmoid(torch.linspace(-6, 6, timesteps, dtype=torch.float64))
+        return ramp * (BETA_END - BETA_START) + BETA_START
+    if name == "cosine":
+        offset = 0.008
+        steps = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+        alphas_cumprod = torch.cos((steps + offset) / (1 + offset) * math.pi / 2) ** 2
+        return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clip(1e-4, 0.9999)
+    raise ValueError(f"no schedule is called {name!r}")
+
+
+class GaussianDiffusion(nn.Module):
+    """Everything that depends on the schedule only; each coefficient is a buffer (T,) that moves with the module.
+
+    The coefficients are worked out in float64 and kept in float32.
+    """
+
+    def __init__(self, schedule: ScheduleName = "quadratic", timesteps: int = 1000, k: float = 1.0, gamma: float = 1.0):
+        super().__init__()
+        self.timesteps = timesteps
+        betas = beta_schedule(schedule, timesteps)
+        alphas = 1 - betas
+        alphas_cumprod = torch.cumprod(alphas, dim=0)
+        alphas_cumprod_prev = torch.cat((torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]))
+        coefficients = {
+            "betas": betas,
+            "alphas": alphas,
+            "alphas_cumprod": alphas_cumprod,
+            "alphas_cumprod_prev": alphas_cumprod_prev,
+            "sqrt_recip_alphas": (1 / alphas).sqrt(),
+            "sqrt_alphas_cumprod": alphas_cumprod.sqrt(),
+            "sqrt_one_minus_alphas_cumprod": (1 - alphas_cumprod).sqrt(),
+            "posterior_variance": betas * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod),
+            "p2_weight": p2_weight(alphas_cumprod, k, gamma),
+        }
+        for name, values in coefficients.items():
+            self.register_buffer(name, values.float(), persistent=False)
+
+    def _at(self, name: str, t: Tensor) -> Tensor:
+        """Coefficient `name` at the steps `t` (B,), shaped (B, 1, 1, 1) to go with images."""
+        return getattr(self, name)[t][:, None, None, None]
+
+    def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The forward process at once: x_t ~ q(x_t | x_0), Ho et al., equation 4. Images (B, C, H, W), `t` (B,)."""
+        return self._at("sqrt_alphas_cumprod", t) * x_0 + self._at("sqrt_one_minus_alphas_cumprod", t) * noise
+
+    def p2_loss(self, noise: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
+        """P2-weighted squared error of the noise, an image (B,): mean over channels and pixels times the weight of t.
+
+        The published figure is the sum of these over a batch of 8.
+        """
+        error = (noise - predicted.float()).square().mean(dim=(1, 2, 3))
+        return self.p2_weight[t] * error
+
+    def p_sample(self, predicted: Tensor, x: Tensor, t: int, noise: Tensor) -> Tensor:
+        """One ancestral step, x_{t-1} from x_t: Ho et al., algorithm 2, with the posterior variance (equation 7).
+
+        `predicted` is the network's noise for `x`; all images (B, C, H, W). At t = 0 no noise is added.
+        """
+        scale = self.betas[t] / self.sqrt_one_minus_alphas_cumprod[t]
+        mean = self.sqrt_recip_alphas[t] * (x - scale * predicted.float())
+        return mean if t == 0 else mean + self.posterior_variance[t].sqrt() * noise
+
+    @torch.inference_mode()
+    def sample(self, model: nn.Module, size: int, seeds: list[int]) -> Iterator[tuple[int, Tensor]]:
+        """Ancestral sampling of one image a seed: yields (t, x_t-1) after every step, x (B, 3, size, size) in [-1, 1].
+
+        Every image draws from a generator of its own, so it does not depend on the others in its batch. The last x
+        can leave [-1, 1] a little: clamp it before it becomes a picture.
+        """
+        device = self.betas.device
+        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+        def draw() -> Tensor:
+            return torch.stack([torch.randn(3, size, size, device=device, generator=g) for g in generators])
+
+        x = draw()
+        for t in reversed(range(self.timesteps)):
+            steps = torch.full((len(seeds),), t, device=device)
+            x = self.p_sample(model(x, steps), x, t, draw())
+            yield t, x
+
+
+def p2_weight(alphas_cumprod: Tensor, k: float, gamma: float) -> Tensor:
+    """Perception-prioritised weight of each step, relative to the plain squared error of the noise, not normalised.
+
+    1 / (k + SNR_t)^gamma with SNR_t = alpha_bar_t / (1 - alpha_bar_t): Choi et al., 2022, equation 8. With k = gamma
+    = 1 it equals 1 - alpha_bar_t; with gamma = 0 it is 1: the loss of Ho et al.
+    """
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    return (k + snr) ** -gamma

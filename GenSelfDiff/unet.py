@@ -1,0 +1,229 @@
+"""The one attention U-Net of both stages: `DiffusionNet` predicts noise, `SegNet` segments.
+
+Parameter names and shapes are those of the published checkpoints, so that these load unchanged. Widths for dim 64:
+first convolution 42, then 64, 128, 256, 512 at full, 1/2, 1/4 and 1/8 resolution; 31,267,083 parameters.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DIM_MULTS = (1, 2, 4, 8)  # width of each resolution in units of dim
+DOWNSCALING = 2 ** (len(DIM_MULTS) - 1)  # image sides must be multiples of this
+InitialWeights = Literal["published", "pytorch"]
+
+
+class SinusoidalPositionEmbeddings(nn.Module):
+    """Time steps (B,) to features (B, dim): sines, then cosines, of geometrically spaced frequencies.
+
+    Vaswani et al., 2017, section 3.5, with the step t of the diffusion in place of the position.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, t: Tensor) -> Tensor:
+        """`t` (B,), steps 0..T-1."""
+        half = self.dim // 2
+        exponents = torch.arange(half, device=t.device) * (-math.log(10_000) / (half - 1))
+        angles = t[:, None] * exponents.exp()[None, :]
+        return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+class Block(nn.Module):
+    """3x3 convolution, GroupNorm over 8 groups, SiLU."""
+
+    def __init__(self, dim: int, dim_out: int):
+        super().__init__()
+        self.proj = nn.Conv2d(dim, dim_out, 3, padding=1)
+        self.norm = nn.GroupNorm(8, dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, dim_out, H, W)."""
+        return F.silu(self.norm(self.proj(x)))
+
+
+class ResnetBlock(nn.Module):
+    """Two `Block`s with a residual connection; the time embedding, where used, is added between them."""
+
+    def __init__(self, dim: int, dim_out: int, time_dim: int | None = None):
+        super().__init__()
+        self.mlp = None if time_dim is None else nn.Sequential(nn.SiLU(), nn.Linear(time_dim, dim_out))
+        self.block1 = Block(dim, dim_out)
+        self.block2 = Block(dim_out, dim_out)
+        self.res_conv = nn.Conv2d(dim, dim_out, 1) if dim != dim_out else nn.Identity()
+
+    def forward(self, x: Tensor, time_embedding: Tensor | None = None) -> Tensor:
+        """`x` (B, dim, H, W), `time_embedding` (B, time_dim) -> (B, dim_out, H, W)."""
+        h = self.block1(x)
+        if self.mlp is not None:
+            h = h + self.mlp(time_embedding)[:, :, None, None]
+        return self.block2(h) + self.res_conv(x)
+
+
+class Attention(nn.Module):
+    """Full softmax attention between all pixels, 4 heads of 32 (Vaswani et al., 2017); used at 1/8 resolution."""
+
+    def __init__(self, dim: int, heads: int = 4, head_dim: int = 32):
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Conv2d(dim, 3 * heads * head_dim, 1, bias=False)
+        self.to_out = nn.Conv2d(heads * head_dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, dim, H, W)."""
+        height, width = x.shape[2:]
+        q, k, v = self.to_qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
+        out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, head_dim)
+        return self.to_out(out.transpose(-1, -2).flatten(1, 2).unflatten(2, (height, width)))
+
+
+class LinearAttention(nn.Module):
+    """Attention at a cost linear in the pixels, 4 heads of 32 (Shen et al., 2021, arXiv 1812.01243).
+
+    q is normalised over its channels, k over the pixels, so that k v^T is a small matrix that every pixel shares.
+    """
+
+    def __init__(self, dim: int, heads: int = 4, head_dim: int = 32):
+        super().__init__()
+        self.heads = heads
+        self.scale = head_dim**-0.5
+        self.to_qkv = nn.Conv2d(dim, 3 * heads * head_dim, 1, bias=False)
+        self.to_out = nn.Sequential(nn.Conv2d(heads * head_dim, dim, 1), nn.GroupNorm(1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, dim, H, W)."""
+        height, width = x.shape[2:]
+        q, k, v = self.to_qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)  # (B, heads, head_dim, HW)
+        q = q.softmax(dim=-2) * self.scale
+        k = k.softmax(dim=-1)
+        context = v @ k.transpose(-1, -2)  # (B, heads, head_dim, head_dim)
+        return self.to_out((context @ q).flatten(1, 2).unflatten(2, (height, width)))
+
+
+class PreNorm(nn.Module):
+    """GroupNorm over all channels in front of `fn`."""
+
+    def __init__(self, dim: int, fn: nn.Module):
+        super().__init__()
+        self.fn = fn
+        self.norm = nn.GroupNorm(1, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, dim, H, W)."""
+        return self.fn(self.norm(x))
+
+
+class Residual(nn.Module):
+    """`x + fn(x)`."""
+
+    def __init__(self, fn: nn.Module):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, dim, H, W)."""
+        return x + self.fn(x)
+
+
+class Unet(nn.Module):
+    """The attention U-Net: images (B, channels, H, W) and steps (B,) to (B, out_channels, H, W).
+
+    Four resolutions on the way down and three on the way up: the skip of the first resolution is not used, and every
+    level up ends in a transposed convolution. H and W are multiples of 8.
+    """
+
+    def __init__(self, dim: int, out_channels: int, channels: int = 3):
+        super().__init__()
+        if dim % 8 or dim < 8:
+            raise ValueError(f"dim is {dim}: a multiple of 8 is needed, for GroupNorm's 8 groups")
+        time_dim = 4 * dim
+        first = dim // 3 * 2
+        dims = [first, *(dim * mult for mult in DIM_MULTS)]
+        in_out = list(zip(dims[:-1], dims[1:], strict=True))
+
+        self.init_conv = nn.Conv2d(channels, first, 7, padding=3)
+        self.time_mlp = nn.Sequential(
+            SinusoidalPositionEmbeddings(dim), nn.Linear(dim, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim)
+        )
+        self.downs = nn.ModuleList()
+        for level, (dim_in, dim_out) in enumerate(in_out):
+            last = level == len(in_out) - 1
+            down = nn.Identity() if last else nn.Conv2d(dim_out, dim_out, 4, stride=2, padding=1)
+            self.downs.append(self._level(dim_in, dim_out, time_dim, down))
+        self.mid_block1 = ResnetBlock(dims[-1], dims[-1], time_dim)
+        self.mid_attn = Residual(PreNorm(dims[-1], Attention(dims[-1])))
+        self.mid_block2 = ResnetBlock(dims[-1], dims[-1], time_dim)
+        self.ups = nn.ModuleList()
+        for dim_in, dim_out in reversed(in_out[1:]):
+            up = nn.ConvTranspose2d(dim_in, dim_in, 4, stride=2, padding=1)
+            self.ups.append(self._level(2 * dim_out, dim_in, time_dim, up))
+        self.final_conv = nn.Sequential(ResnetBlock(dim, dim), nn.Conv2d(dim, out_channels, 1))
+
+    @staticmethod
+    def _level(dim_in: int, dim_out: int, time_dim: int, resize: nn.Module) -> nn.ModuleList:
+        attention = Residual(PreNorm(dim_out, LinearAttention(dim_out)))
+        blocks = ResnetBlock(dim_in, dim_out, time_dim), ResnetBlock(dim_out, dim_out, time_dim)
+        return nn.ModuleList([*blocks, attention, resize])
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """`x` (B, channels, H, W), `t` (B,) -> (B, out_channels, H, W)."""
+        x = self.init_conv(x)
+        time_embedding = self.time_mlp(t)
+        skips = []
+        for block1, block2, attention, downsample in self.downs:
+            x = attention(block2(block1(x, time_embedding), time_embedding))
+            skips.append(x)
+            x = downsample(x)
+        x = self.mid_block1(x, time_embedding)
+        x = self.mid_attn(x)
+        x = self.mid_block2(x, time_embedding)
+        for block1, block2, attention, upsample in self.ups:
+            x = torch.cat((x, skips.pop()), dim=1)
+            x = attention(block2(block1(x, time_embedding), time_embedding))
+            x = upsample(x)
+        return self.final_conv(x)
+
+
+class DiffusionNet(nn.Module):
+    """Noise prediction: eps_theta(x_t, t) of DDPM (Ho et al., 2020)."""
+
+    def __init__(self, dim: int = 64):
+        super().__init__()
+        self.net = Unet(dim, out_channels=3)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Noisy images `x` (B, 3, H, W), steps `t` (B,) in 0..T-1 -> the predicted noise (B, 3, H, W)."""
+        return self.net(x, t)
+
+
+class SegNet(nn.Module):
+    """Segmentation with the same U-Net at step t = 0, one forward pass; only the last convolution is of another size.
+
+    Returns logits: the published network's softmax over the classes is left to the losses, which need its logarithm.
+    """
+
+    def __init__(self, dim: int = 64, classes: int = 2):
+        super().__init__()
+        self.net = Unet(dim, out_channels=classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images `x` (B, 3, H, W) -> logits (B, classes, H, W)."""
+        return self.net(x, torch.zeros(x.shape[0], dtype=torch.long, device=x.device))
+
+
+def initialise(model: nn.Module, initial_weights: InitialWeights) -> None:
+    """Set the initial weights in place.
+
+    "published": normal(0, 0.01) for the weight of every convolution and of every GroupNorm, as released. "pytorch":
+    PyTorch's own, which a small network needs: with the published ones its output hardly depends on its input at first.
+    """
+    if initial_weights == "pytorch":
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.GroupNorm):
+            nn.init.normal_(module.weight, 0.0, 0.01)
