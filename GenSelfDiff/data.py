@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from GenSelfDiff.devices import Devices
+from GenSelfDiff.unet import DOWNSCALING
 from utils_general import SPLIT_SEED, DataSet, InputError, list_images, read_index_map, read_rgb
 
 # The input range each stage was published with; a setting of both, stored in the checkpoint.
@@ -109,7 +110,7 @@ class Patches:
         except (ValueError, KeyError, NotImplementedError, OSError) as error:
             raise InputError(f"{path} cannot be read as a MATLAB file with an array 'data': {error}") from None
         if matrix.shape != (len(numbers), *shape) or numbers != list(range(len(numbers))):
-            raise InputError(f"{path} holds labels {matrix.shape} for {len(numbers)} patches of {shape}: they must match")
+            raise InputError(f"{path} holds labels {matrix.shape}, the folder {len(numbers)} patches of {shape}")
         return matrix
 
     def __len__(self) -> int:
@@ -134,6 +135,14 @@ class Patches:
         if not self.has_instances:
             return None
         return read_index_map(self.folder / "instances" / f"instance_{patch}.png")
+
+    def keep_sources(self, number: int) -> None:
+        """Keep the training patches of only so many source images, drawn with the paper's seed; for few labels."""
+        sources = np.array(sorted(self.index.source[self.index.split == "train"].unique()))
+        if not 1 <= number <= len(sources):
+            raise InputError(f"{number} labelled images were asked for; {self.folder} has {len(sources)} to train on")
+        kept = sources[np.random.RandomState(SPLIT_SEED).permutation(len(sources))[:number]]
+        self.index = self.index[(self.index.split != "train") | self.index.source.isin(kept)]
 
     def check_labels(self, classes: int) -> None:
         """Read every label once: `InputError` names the first with another size or a class too many."""
@@ -171,44 +180,51 @@ def _first_folder(root: Path, *names: str) -> Path:
 
 
 class PatchDataset(Dataset):
-    """Patches as network input. Items are asked for by (epoch, i); what is random depends on them and the seed only.
+    """One split of one or several folders of patches as network input.
 
-    So the data of a step are the same whatever the number of workers or processes, and after a restart. An item is a
-    dict: image (3, H, W) in `input_range`, label (H, W) where labelled, patch (its number), seed (for later draws).
+    Items are asked for by (epoch, i); what is random depends on these and the seed only, so the data of a step are
+    the same whatever the number of workers or processes, and after a restart. An item is a dict: image (3, H, W) in
+    `input_range`, label (H, W) where labelled, file (the image's), seed (for what is drawn later: step and noise).
     """
 
     def __init__(
         self,
-        patches: Patches,
-        numbers: np.ndarray,
+        folders: list[Patches],
+        split: str,
         input_range: tuple[float, float],
         seed: int,
         augmentation: v2.Transform | None = None,
     ):
-        self.patches, self.numbers, self.input_range = patches, numbers, input_range
+        self.folders, self.input_range = folders, input_range
         self.seed, self.augmentation = seed, augmentation
+        selected = [folder.select(split) for folder in folders]
+        self.numbers = np.concatenate(selected)
+        self.which = np.repeat(np.arange(len(folders)), [len(s) for s in selected])
+        sizes = {folder.data_set.patch_size for folder in folders}
+        if len(sizes) > 1 or min(sizes) % DOWNSCALING:
+            raise InputError(f"patches of {sorted(sizes)} pixels: one size is needed, a multiple of {DOWNSCALING}")
+        self.size = sizes.pop()
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int]:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int | str]:
         epoch, i = key
-        patch = int(self.numbers[i])
-        seed = derived_seed(self.seed, epoch, i)
-        image = self.patches.image(patch)
-        size = self.patches.data_set.patch_size
-        if image.shape[:2] != (size, size):
-            raise InputError(f"{self.patches.files[patch]} is {image.shape[1]}x{image.shape[0]}, not {size}x{size}")
+        patches, patch = self.folders[self.which[i]], int(self.numbers[i])
+        file, seed = str(patches.files[patch]), derived_seed(self.seed, epoch, i)
+        image = patches.image(patch)
+        if image.shape[:2] != (self.size, self.size):
+            raise InputError(f"{file} is {image.shape[1]}x{image.shape[0]} pixels, not {self.size}x{self.size}")
         item = {"image": tv_tensors.Image(torch.from_numpy(image.copy()).movedim(-1, 0))}
-        if self.patches.labelled:
-            item["label"] = tv_tensors.Mask(torch.from_numpy(self.patches.label(patch)).long())
+        if patches.labelled:
+            item["label"] = tv_tensors.Mask(torch.from_numpy(patches.label(patch)).long())
         if self.augmentation is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 item = self.augmentation(item)
         item = {name: value.as_subclass(Tensor) for name, value in item.items()}
         item["image"] = to_input(item["image"].movedim(0, -1), self.input_range).contiguous()
-        return {**item, "patch": patch, "seed": seed}
+        return {**item, "file": file, "seed": seed}
 
 
 def derived_seed(*parts: int) -> int:
@@ -263,7 +279,8 @@ class EpochBatches(Sampler):
             order = np.random.default_rng(derived_seed(self.seed, epoch)).permutation(self.length)
         for batch in range(self.first, len(self)):
             joint = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(epoch, int(i)) for i in joint[self.rank :: self.world_size]]
+            if len(share := joint[self.rank :: self.world_size]):
+                yield [(epoch, int(i)) for i in share]
 
 
 def loader(dataset: Dataset, batches: EpochBatches, workers: int, devices: Devices) -> DataLoader:

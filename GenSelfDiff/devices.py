@@ -5,10 +5,10 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from utils_general import InputError
 
@@ -38,11 +38,21 @@ class Devices:
             return nn.parallel.DistributedDataParallel(model, device_ids=ids)
         return nn.DataParallel(model) if self.replicas > 1 else model
 
-    def sum(self, values: Tensor) -> Tensor:
-        """Sum over all processes, in place."""
-        if self.world_size > 1:
-            torch.distributed.all_reduce(values)
-        return values
+    def gather(self, content: Any) -> list[Any]:
+        """What every process gives, in the order of their ranks, in every process."""
+        if self.world_size == 1:
+            return [content]
+        everything: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(everything, content)
+        return everything
+
+    def largest(self, *numbers: int) -> list[int]:
+        """The largest of each number over all processes: how they agree on what to do."""
+        if self.world_size == 1:
+            return list(numbers)
+        values = torch.tensor(numbers, device=self.device)
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+        return values.tolist()
 
     def barrier(self) -> None:
         """Wait until every process is here."""

@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
+
+from utils_general import DataSet, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # the suite runs in one process a core
@@ -41,3 +45,37 @@ def run_script_file():
         return done
 
     return run
+
+
+def write_patches(folder, sources, splits, size=16, per_source=4, labelled=True, seed=0):
+    """A folder of patches as the preprocessing writes it: dark discs (class 1, one instance) on a pale ground."""
+    rng = np.random.default_rng(seed)
+    names = ["images", *(["labels", "instances"] if labelled else [])]
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    rows, across = [], int(per_source**0.5)
+    ys, xs = np.mgrid[:size, :size]
+    for source, split in zip(sources, splits, strict=True):
+        for k in range(per_source):
+            i = len(rows)
+            y, x = rng.uniform(size * 0.3, size * 0.7, 2)
+            disc = (ys - y) ** 2 + (xs - x) ** 2 < (size * 0.25) ** 2
+            image = np.where(disc[..., None], [90, 60, 150], [230, 190, 220]) + rng.integers(-20, 20, (size, size, 3))
+            Image.fromarray(image.astype(np.uint8)).save(folder / "images" / f"image_{i}.png")
+            if labelled:
+                Image.fromarray(disc.astype(np.uint8)).save(folder / "labels" / f"label_{i}.png")
+                Image.fromarray((disc * (k + 1)).astype(np.uint16)).save(folder / "instances" / f"instance_{i}.png")
+            rows.append((i, source, k % across * size, k // across * size, split))
+    pd.DataFrame(rows, columns=["patch", "source", "x", "y", "split"]).to_csv(folder / "index.csv", index=False)
+
+
+@pytest.fixture
+def tiny_data_set(tmp_path):
+    """Root of a whole data set of 16-pixel patches: unlabelled (3 images), labelled (3), test (2)."""
+    root = tmp_path / "tiny"
+    write_patches(root / "unlabelled", ["u1", "u2", "u3"], ["train", "train", "val"], labelled=False)
+    write_patches(root / "labelled", ["l1", "l2", "l3"], ["train", "train", "val"], seed=1)
+    write_patches(root / "test", ["t1", "t2"], ["test", "test"], seed=2)
+    data_set = DataSet("tiny", "paper", ["background", "nucleus"], "watershed", 16, 16, 2023)
+    write_json(root / "dataset.json", data_set.__dict__)
+    return root

@@ -1,0 +1,127 @@
+"""Fine-tuning for segmentation, end to end, from the weights of pre-training (section III-B of the paper).
+
+    CUDA_VISIBLE_DEVICES=0,1,2,3 python3 ./GenSelfDiff/downstream_train/Diff_Seg.py
+
+Edit the defaults below, or pass them: `--name value`. Started again, a run goes on where it stopped.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from torch import Tensor, nn
+
+from GenSelfDiff import checkpoint
+from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, Patches, finetuning_augmentation, labelled_folder
+from GenSelfDiff.devices import set_up
+from GenSelfDiff.downstream_train.losses import LossName, segmentation_loss
+from GenSelfDiff.training import Figures, Trainer, TrainingSettings, prepare_run
+from GenSelfDiff.unet import SegNet, initialise
+from utils_general import MONUSEG, InputError, run_script
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TrainingSettings):
+    """Fine-tune the pre-trained network to segment; the classes come from the data."""
+
+    data: Path = MONUSEG
+    """root of the data set: its labelled patches"""
+    pretrained: str = "MoNuSeg_pretrain"
+    """run of pre-training to start from, or the path of its folder or of a (published) .pth; "scratch": none"""
+    run: str = "MoNuSeg_finetune"
+    """name of the run: its folder under snapshots/"""
+    epochs: int = 150
+    """passes over the training patches"""
+    batch_size: int = 8
+    """patches a step, for each GPU or process"""
+    learning_rate: float = 1e-4
+    """of Adam, constant"""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """of Adam"""
+    dim: int | None = None
+    """width of the network from scratch (64 if not given); otherwise that of the pre-trained one"""
+    losses: tuple[LossName, ...] = ("ss", "focal")
+    """losses that are added up"""
+    input_range: tuple[float, float] = FINETUNING_RANGE
+    """what black and white become"""
+    labelled_images: int | None = None
+    """how many labelled source images to train on; all if not given"""
+
+
+class Segmentation:
+    """The stage: one forward pass at t = 0, and the sum of the chosen losses."""
+
+    name = "finetune"
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def training_loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Figures]:
+        """The loss of the batch; see `Stage`."""
+        logits = model(batch["image"])
+        loss = segmentation_loss(self.settings.losses, logits, batch["label"])
+        return loss, {"loss": (loss * len(logits), len(logits)), "dice": _dice(logits, batch["label"])}
+
+    def validation_figures(self, model: nn.Module, batch: dict[str, Any]) -> Figures:
+        """The mean over images of each image's own loss, so that it does not depend on who shares its batch."""
+        logits, labels = model(batch["image"]), batch["label"]
+        one_by_one = zip(logits.split(1), labels.split(1), strict=True)
+        losses = [segmentation_loss(self.settings.losses, *pair) for pair in one_by_one]
+        return {"loss": (torch.stack(losses).sum(), len(losses)), "dice": _dice(logits, labels)}
+
+    def after_epoch(self, model: nn.Module, epoch: int, folder: Path) -> None:
+        """Nothing to draw: test_script.py makes the pictures."""
+
+
+def _dice(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of the Dice coefficient of the classes without background, pooled over pixels."""
+    predicted = logits.argmax(1)
+    right = ((predicted == labels) & (labels > 0)).sum()
+    return 2 * right, (predicted > 0).sum() + (labels > 0).sum()
+
+
+def build_network(settings: Settings, classes: int) -> SegNet:
+    """The segmentation network with its initial weights: of pre-training except the head, or new from scratch."""
+    torch.manual_seed(settings.seed)
+    if settings.pretrained == SCRATCH:
+        model = SegNet(settings.dim or 64, classes)
+        initialise(model, settings.initial_weights)
+        print(f"from scratch: all weights are new ({settings.initial_weights})")
+        return model
+    path = checkpoint.find(settings.pretrained)
+    state = checkpoint.load(path)["model_state_dict"]
+    dim = checkpoint.dim_of(state)
+    if settings.dim not in (None, dim):
+        raise InputError(f"{path} has dim {dim}, but --dim {settings.dim} was asked for: leave --dim out")
+    model = SegNet(dim, classes)
+    initialise(model, settings.initial_weights)
+    checkpoint.hand_over(state, model, path)
+    return model
+
+
+def main(settings: Settings) -> None:
+    """Check everything, build it, train."""
+    devices = set_up(settings.device)
+    patches = Patches(labelled_folder(settings.data), labelled=True)
+    classes = patches.data_set.classes
+    if len(classes) < 2:
+        raise InputError(f"{patches.folder} has {len(classes)} classes; segmentation needs two or more")
+    if settings.labelled_images is not None:
+        patches.keep_sources(settings.labelled_images)
+    patches.check_labels(len(classes))
+    training = PatchDataset([patches], "train", settings.input_range, settings.seed, finetuning_augmentation())
+    validation = PatchDataset([patches], "val", settings.input_range, settings.seed + 1)
+    model = build_network(settings, len(classes))
+    prepare_run(settings, devices)
+    about = {"classes": classes, "data_set": patches.data_set.name, "patch_size": training.size}
+    Trainer(Segmentation(settings), model, settings, training, validation, devices, about).run()
+
+
+if __name__ == "__main__":
+    run_script(main, Settings)

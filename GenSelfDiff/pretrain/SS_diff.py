@@ -1,0 +1,139 @@
+"""Self-supervised pre-training: a denoising diffusion model on unlabelled patches (section III-A of the paper).
+
+    CUDA_VISIBLE_DEVICES=0,1,2,3 python3 ./GenSelfDiff/pretrain/SS_diff.py
+
+Edit the defaults below, or pass them: `--name value`. Started again, a run goes on where it stopped.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from torch import Tensor, nn
+
+from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, Patches, derived_seed, flips, pretraining_folder, to_image
+from GenSelfDiff.devices import set_up
+from GenSelfDiff.diffusion import GaussianDiffusion, ScheduleName
+from GenSelfDiff.training import Figures, Trainer, TrainingSettings, prepare_run
+from GenSelfDiff.unet import DiffusionNet, initialise
+from utils_general import MONUSEG, DataSet, InputError, contact_sheet, run_script, write_png
+
+PUBLISHED_BATCH = 8  # the released code reports sums over a batch of this size
+QUARTERS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TrainingSettings):
+    """Pre-train the noise network on unlabelled patches."""
+
+    data: tuple[Path, ...] = (MONUSEG,)
+    """roots of the data sets to train on: their unlabelled patches, or the images of their labelled ones"""
+    run: str = "MoNuSeg_pretrain"
+    """name of the run: its folder under snapshots/"""
+    epochs: int = 100
+    """passes over the training patches"""
+    batch_size: int = 8
+    """patches a step, for each GPU or process"""
+    learning_rate: float = 1e-4
+    """of Adam, constant"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """of Adam"""
+    dim: int = 64
+    """width of the network; 8 to 32 for small runs"""
+    timesteps: int = 1000
+    """steps T of the diffusion"""
+    schedule: ScheduleName = "quadratic"
+    """noise schedule"""
+    p2_k: float = 1.0
+    """k of the P2 weight 1 / (k + SNR)^gamma"""
+    p2_gamma: float = 1.0
+    """gamma of the P2 weight; 0: plain squared error"""
+    input_range: tuple[float, float] = PRETRAINING_RANGE
+    """what black and white become"""
+    sample_every: int = 20
+    """epochs between pictures of one image being sampled; 0: none"""
+
+
+class NoisePrediction:
+    """The stage: predict the noise in x_t, P2-weighted; the figures also by quarter of the steps."""
+
+    name = "pretrain"
+
+    def __init__(self, settings: Settings, size: int, device: torch.device):
+        self.settings, self.size = settings, size
+        self.diffusion = GaussianDiffusion(settings.schedule, settings.timesteps, settings.p2_k, settings.p2_gamma)
+        self.diffusion.to(device)
+
+    def _losses(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """P2 loss an image (B,) and its steps t (B,); t and noise come from each image's own seed."""
+        x_0 = batch["image"]
+        t = torch.tensor([derived_seed(s, 1) % self.diffusion.timesteps for s in batch["seed"].tolist()])
+        t = t.to(x_0.device, non_blocking=True)
+        generator = torch.Generator(x_0.device)
+        noise = torch.empty_like(x_0)
+        for one, seed in zip(noise, batch["seed"].tolist(), strict=True):
+            one.normal_(generator=generator.manual_seed(derived_seed(seed, 2)))
+        predicted = model(self.diffusion.q_sample(x_0, t, noise), t)
+        return self.diffusion.p2_loss(noise, predicted, t), t
+
+    def _figures(self, losses: Tensor, t: Tensor) -> Figures:
+        """Mean loss an image, the published sum over a batch of 8, and the mean of each quarter of the steps."""
+        figures: Figures = {
+            "loss": (losses.sum(), len(losses)),
+            "published": (PUBLISHED_BATCH * losses.sum(), len(losses)),
+        }
+        quarter = t * QUARTERS // self.diffusion.timesteps
+        for q in range(QUARTERS):
+            inside = quarter == q
+            figures[f"quarter_{q + 1}"] = ((losses * inside).sum(), inside.sum())
+        return figures
+
+    def training_loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Figures]:
+        """The mean over the batch, which Adam does not tell from the published sum; see `Stage`."""
+        losses, t = self._losses(model, batch)
+        return losses.mean(), self._figures(losses, t)
+
+    def validation_figures(self, model: nn.Module, batch: dict[str, Any]) -> Figures:
+        """The same figures for held-out images, with steps and noise that are the same in every epoch."""
+        return self._figures(*self._losses(model, batch))
+
+    def after_epoch(self, model: nn.Module, epoch: int, folder: Path) -> None:
+        """Every `sample_every` epochs, draw 100 moments of one image's sampling, always from the same noise."""
+        if not self.settings.sample_every or epoch % self.settings.sample_every:
+            return
+        moments = {round(i * (self.settings.timesteps - 1) / 99) for i in range(100)}
+        sampling = self.diffusion.sample(model, self.size, [self.settings.seed])
+        frames = [to_image(x[0], self.settings.input_range) for t, x in sampling if t in moments]
+        path = folder / f"sample_epoch_{epoch}.png"
+        write_png(path, contact_sheet(frames, columns=10))
+        print(f"one image sampled, in 100 of its steps: {path}")
+
+
+def main(settings: Settings) -> None:
+    """Check everything, build it, train."""
+    devices = set_up(settings.device)
+    folders = [Patches(pretraining_folder(root)) for root in settings.data]
+    training = PatchDataset(folders, "train", settings.input_range, settings.seed, flips())
+    validation = PatchDataset(folders, "val", settings.input_range, settings.seed + 1)
+    if not len(training):
+        raise InputError(f"no patch to train on in {', '.join(str(f.folder) for f in folders)}")
+    prepare_run(settings, devices)
+    torch.manual_seed(settings.seed)
+    model = DiffusionNet(settings.dim)
+    initialise(model, settings.initial_weights)
+    stage = NoisePrediction(settings, training.size, devices.device)
+    about = {"data_sets": [describe(f.data_set) for f in folders], "patch_size": training.size}
+    Trainer(stage, model, settings, training, validation, devices, about).run()
+
+
+def describe(data_set: DataSet) -> str:
+    """A data set in a few words, for the checkpoint."""
+    return f"{data_set.name} ({data_set.protocol})"
+
+
+if __name__ == "__main__":
+    run_script(main, Settings)

@@ -1,0 +1,419 @@
+"""The training loop that both stages share: epochs, precision, validation, history, stopping and going on."""
+
+import dataclasses
+import math
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from GenSelfDiff import checkpoint
+from GenSelfDiff.data import EpochBatches, PatchDataset, loader
+from GenSelfDiff.devices import Devices, Precision
+from GenSelfDiff.unet import InitialWeights
+from utils_general import SNAPSHOTS, SPLIT_SEED, InputError, replace_file, save_figure, write_json
+
+# What may differ when a run is continued; every other setting is part of what the run computes.
+MAY_CHANGE = {"epochs", "workers", "device", "save_minutes", "fresh", "sample_every", "data"}
+
+Figures = dict[str, tuple[Tensor, Tensor | int]]
+"""Named sums and the counts to divide them by; both can be added up over batches and processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Settings that both stages share; the first five have a default in each stage's script."""
+
+    run: str
+    """name of the run: its folder under snapshots/"""
+    epochs: int
+    """passes over the training patches"""
+    batch_size: int
+    """patches a step, for each GPU or process"""
+    learning_rate: float
+    """of Adam, constant"""
+    betas: tuple[float, float]
+    """of Adam"""
+    initial_weights: InitialWeights = "published"
+    """what the network starts from: "published" (deviation 0.01, needs long training) or "pytorch" (small runs)"""
+    precision: Precision = "float32"
+    """float32, or bfloat16 (autocast: faster, rounded)"""
+    device: str = "auto"
+    """auto, cpu, cuda (all visible GPUs) or cuda:N"""
+    workers: int = 4
+    """processes that read patches, for each training process; 0: none"""
+    seed: int = SPLIT_SEED
+    """of initial weights, order, augmentation, steps and noise"""
+    save_minutes: float = 10.0
+    """minutes between checkpoints inside an epoch; there is one after every epoch in any case"""
+    fresh: bool = False
+    """start over: an existing run of this name is replaced instead of continued"""
+
+
+class Stage(Protocol):
+    """What differs between pre-training and fine-tuning."""
+
+    name: str
+
+    def training_loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Figures]:
+        """The scalar to minimise, and the figures for the history, "loss" among them."""
+
+    def validation_figures(self, model: nn.Module, batch: dict[str, Any]) -> Figures:
+        """The figures of a batch that is not trained on; "loss" picks the best epoch."""
+
+    def after_epoch(self, model: nn.Module, epoch: int, folder: Path) -> None:
+        """Pictures of the progress, if any; called in the main process."""
+
+
+class Means:
+    """Running means of named figures, kept on the device so that adding to them never waits for it."""
+
+    def __init__(self, pairs: dict[str, list[float]] | None = None) -> None:
+        self.pairs = {name: torch.tensor(pair, dtype=torch.float64) for name, pair in (pairs or {}).items()}
+
+    def add(self, figures: Figures) -> None:
+        """Add the figures of a batch."""
+        for name, (total, count) in figures.items():
+            pair = torch.stack([total.detach().double(), torch.as_tensor(count, device=total.device).double()])
+            self.pairs[name] = self.pairs[name].to(pair.device) + pair if name in self.pairs else pair
+
+    def over_processes(self, devices: Devices) -> dict[str, list[float]]:
+        """Sum and count of each figure over all processes."""
+        together: dict[str, list[float]] = {}
+        for pairs in devices.gather({name: pair.tolist() for name, pair in self.pairs.items()}):
+            for name, (total, count) in pairs.items():
+                before = together.get(name, [0.0, 0.0])
+                together[name] = [before[0] + total, before[1] + count]
+        return together
+
+    def result(self, devices: Devices) -> dict[str, float]:
+        """The means over all processes; NaN where nothing was counted."""
+        pairs = self.over_processes(devices)
+        return {name: total / count if count else math.nan for name, (total, count) in pairs.items()}
+
+
+class StopRequest:
+    """Notes Ctrl-C, SIGTERM and SLURM's SIGUSR1, so that the step in progress can be finished and saved."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __enter__(self) -> "StopRequest":
+        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.signal = number
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """Trains a network and keeps everything in `snapshots/<run>`.
+
+    last.pth (to go on), best.pth (lowest validation loss), settings.json, history.csv, curves.png. A run of the same
+    name goes on where it stopped, exactly, also in mid-epoch. The loss is the mean over the batch.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        model: nn.Module,
+        settings: TrainingSettings,
+        training: PatchDataset,
+        validation: PatchDataset,
+        devices: Devices,
+        about: dict[str, Any],
+    ):
+        self.stage, self.model, self.settings, self.devices, self.about = stage, model, settings, devices, about
+        self.folder = run_folder(settings.run)
+        self.training, self.validation = training, validation
+        per_process = settings.batch_size * devices.replicas
+        self.batches = EpochBatches(len(training), per_process, settings.seed, devices, shuffle=True)
+        held_out = EpochBatches(len(validation), per_process, settings.seed, devices, shuffle=False)
+        self.training_loader = loader(training, self.batches, settings.workers, devices)
+        self.validation_loader = loader(validation, held_out, settings.workers, devices)
+        self.wrapped = devices.wrap(model)
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=settings.learning_rate, betas=settings.betas, fused=True
+        )
+        self.epoch, self.step = 0, 0  # whole epochs done, and steps done in the next one
+        self.best_loss = math.inf
+        self.history: list[dict[str, float]] = []
+        self.means = Means()
+        self.seconds = 0.0  # spent in this epoch before it was interrupted
+        self.unchecked: list[tuple[Tensor, list[str]]] = []
+
+    def run(self) -> None:
+        """Train until the last epoch is done; or until a signal: then save, say how to go on, and exit."""
+        if (self.folder / "last.pth").is_file():
+            self._resume()
+        if self.epoch >= self.settings.epochs:
+            print(
+                f"run {self.settings.run} is finished after {self.epoch} epochs; --epochs N goes on, --fresh restarts"
+            )
+            return
+        self._introduce()
+        self._check_validation()
+        with StopRequest() as self.stop:
+            while self.epoch < self.settings.epochs:
+                self._train_epoch()
+        if self.devices.main:
+            print(f"done: best validation loss {self.best_loss:.5f}; everything is in {self.folder}")
+
+    def _introduce(self) -> None:
+        """Write settings.json, and print what is about to happen."""
+        if not self.devices.main:
+            return
+        resolved = {**plain(self.settings), **self.about, "device": str(self.devices), "torch": torch.__version__}
+        write_json(self.folder / "settings.json", resolved)
+        joint = self.batches.batch_size
+        print(
+            f"{self.stage.name}: {len(self.training)} patches to train on, {len(self.validation)} held out; "
+            f"{self.devices}, {self.settings.precision}, joint batch {joint}, {len(self.batches)} steps an epoch, "
+            f"learning rate {self.settings.learning_rate:g}; in {self.folder}"
+        )
+        if not len(self.validation):
+            print("nothing is held out (a single source image): best.pth will be the last epoch")
+
+    def _check_validation(self) -> None:
+        """One batch of validation before anything is trained: what would fail after an epoch fails now."""
+        if self.epoch == self.step == 0 and len(self.validation):
+            self._validate(batches=1)
+
+    def _train_epoch(self) -> None:
+        self.started = time.monotonic() - self.seconds
+        self.saved = time.monotonic()
+        self.batches.epoch, self.batches.first = self.epoch, self.step
+        # On a GPU looking at the loss means waiting for it: that is done now and then only.
+        look_every = 1 if self.devices.device.type == "cpu" else 20
+        bar = tqdm(
+            self.training_loader,
+            f"epoch {self.epoch + 1}/{self.settings.epochs}",
+            total=len(self.batches),
+            initial=self.step,
+            leave=False,
+            disable=None if self.devices.main else True,
+        )
+        self.wrapped.train()
+        for batch in bar:
+            loss = self._train_step(batch)
+            if self.step % look_every == 0 or self.step == len(self.batches):
+                self._check_finite()
+                bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
+                self._save_or_leave()
+        self._finish_epoch()
+
+    def _save_or_leave(self) -> None:
+        """In mid-epoch: save if it is time, save and exit if a signal came. All processes do the same."""
+        if self.step == len(self.batches):
+            return
+        due = time.monotonic() - self.saved > 60 * self.settings.save_minutes
+        due, number = self.devices.largest(due, self.stop.signal)
+        if due or number:
+            self.seconds = time.monotonic() - self.started
+            self._save_last()
+            self.saved = time.monotonic()
+        if number:
+            self._leave(number)
+
+    def _train_step(self, batch: dict[str, Any]) -> Tensor:
+        batch = to_device(batch, self.devices)
+        with self.devices.autocast(self.settings.precision):
+            loss, figures = self.stage.training_loss(self.wrapped, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.means.add(figures)
+        self.unchecked.append((loss.detach(), batch["file"]))
+        self.step += 1
+        return loss
+
+    def _check_finite(self) -> None:
+        """Stop the run if a loss since the last look was not finite; no checkpoint is written after it."""
+        first_step = self.step - len(self.unchecked) + 1
+        for step, (loss, files) in enumerate(self.unchecked, first_step):
+            if not math.isfinite(loss):
+                last = self.folder / "last.pth"
+                raise InputError(
+                    f"the loss is {float(loss)} at step {step} of epoch {self.epoch + 1} (batch: {', '.join(files)}); "
+                    + (f"the last good checkpoint is {last}; " if last.is_file() else "no checkpoint was written yet; ")
+                    + "try a lower learning rate or float32"
+                )
+        self.unchecked.clear()
+
+    def _finish_epoch(self) -> None:
+        seconds = time.monotonic() - self.started
+        row = {"epoch": self.epoch + 1}
+        row |= {f"train_{name}": value for name, value in self.means.result(self.devices).items()}
+        row |= {f"val_{name}": value for name, value in self._validate().items()}
+        row |= {"learning_rate": self.settings.learning_rate, "seconds": round(seconds, 3)}
+        loss = row.get("val_loss", row["train_loss"])
+        best = "val_loss" not in row or loss < self.best_loss
+        self.epoch, self.step, self.seconds, self.means = self.epoch + 1, 0, 0.0, Means()
+        self.history.append(row)
+        self.best_loss = loss if best else self.best_loss
+        # last.pth comes after what belongs to the epoch: killed in between, the epoch is done again, with all of it.
+        if self.devices.main:
+            if best:
+                checkpoint.save(self.folder / "best.pth", self._content(loss))
+            self._write_history()
+        self._save_last()
+        if self.devices.main:
+            figures = ", ".join(f"{n.replace('_', ' ')} {row[n]:.5f}" for n in ("train_loss", "val_loss") if n in row)
+            mark = " (best)" if best else ""
+            print(f"epoch {self.epoch}/{self.settings.epochs}: {figures}{mark}, {seconds:.1f} s", flush=True)
+            self.model.eval()
+            self.stage.after_epoch(self.model, self.epoch, self.folder)
+        if number := self.devices.largest(self.stop.signal)[0]:
+            self._leave(number)
+
+    @torch.no_grad()
+    def _validate(self, batches: int | None = None) -> dict[str, float]:
+        """Means over all held-out patches, or over the first `batches`. They do not depend on the batch size."""
+        self.model.eval()
+        means = Means()
+        for i, batch in enumerate(self.validation_loader):
+            if i == batches:
+                break
+            with self.devices.autocast(self.settings.precision):
+                means.add(self.stage.validation_figures(self.model, to_device(batch, self.devices)))
+        return means.result(self.devices)
+
+    def _content(self, loss: float) -> dict[str, Any]:
+        """What every checkpoint holds."""
+        return {
+            "epoch": self.epoch,
+            "loss": loss,
+            "model_state_dict": {k: v.detach().cpu() for k, v in self.model.state_dict().items()},
+            "stage": self.stage.name,
+            "settings": plain(self.settings),
+            **self.about,
+        }
+
+    def _save_last(self) -> None:
+        """Write last.pth. Every random number comes from seed, epoch and patch: this is the whole state of a run."""
+        means = self.means.over_processes(self.devices)
+        if not self.devices.main:
+            return
+        loss = self.history[-1].get("val_loss", math.nan) if self.history else math.nan
+        state = {
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "step": self.step,
+            "joint_batch": self.batches.batch_size,
+            "means": means,
+            "seconds": self.seconds,
+            "best_loss": self.best_loss,
+            "history": self.history,
+            "training_patches": len(self.training),
+        }
+        checkpoint.save(self.folder / "last.pth", {**self._content(loss), **state})
+
+    def _leave(self, number: int) -> None:
+        """Exit as the signal wants, with the conventional code 128 + its number; everything is saved."""
+        if self.devices.main and self.epoch < self.settings.epochs:
+            print(
+                f"stopped by {signal.Signals(number).name} after epoch {self.epoch}, step {self.step} of the next; "
+                f"saved in {self.folder}: the same command goes on from there",
+                flush=True,
+            )
+        self.devices.barrier()
+        sys.exit(128 + number)
+
+    def _resume(self) -> None:
+        path = self.folder / "last.pth"
+        last = checkpoint.load(path)
+        if last.get("stage") != self.stage.name:
+            raise InputError(f"{path} is of another stage; choose another --run, or start over with --fresh")
+        ours = {**plain(self.settings), "training_patches": len(self.training)}
+        theirs = {**last["settings"], "training_patches": last["training_patches"]}
+        changed = [k for k in ours if k not in MAY_CHANGE and ours[k] != theirs.get(k)]
+        if changed:
+            name = changed[0]
+            raise InputError(
+                f"run {self.settings.run} was started with other settings: {', '.join(changed)} "
+                f"({name} was {theirs.get(name)}, now {ours[name]}); use those, another --run, or --fresh"
+            )
+        self.model.load_state_dict(last["model_state_dict"])
+        self.optimizer.load_state_dict(last["optimizer_state_dict"])
+        self.epoch, self.best_loss, self.history = last["epoch"], last["best_loss"], last["history"]
+        self.step = last["step"] * last["joint_batch"] // self.batches.batch_size
+        self.seconds = last["seconds"]
+        if self.devices.main:  # the sums are those of all processes: one of them carries them on
+            self.means = Means(last["means"])
+            print(f"going on with run {self.settings.run} after epoch {self.epoch}, step {self.step} of the next")
+
+    def _write_history(self) -> None:
+        table = pd.DataFrame(self.history)
+        with replace_file(self.folder / "history.csv") as temporary:
+            table.to_csv(temporary, index=False)
+        if self.epoch == self.settings.epochs or self.epoch % max(1, self.settings.epochs // 50) == 0:
+            draw_curves(table, self.stage.name, self.folder / "curves.png")
+
+
+def run_folder(run: str) -> Path:
+    """The folder of a training run: a name is one under snapshots, a path is itself."""
+    return SNAPSHOTS / run
+
+
+def prepare_run(settings: TrainingSettings, devices: Devices) -> Path:
+    """Check that the run's folder can be written, and with `fresh` remove what an earlier run left in it."""
+    folder = run_folder(settings.run)
+    if devices.main:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replace_file(folder / ".writable") as temporary:
+            temporary.touch()
+        (folder / ".writable").unlink()
+        if settings.fresh:
+            for name in ("last.pth", "best.pth", "history.csv", "curves.png", "settings.json"):
+                (folder / name).unlink(missing_ok=True)
+        if (folder / "best.pth").exists() and not (folder / "last.pth").exists():
+            raise InputError(f"{folder} holds a best.pth that no run left there: choose another --run, or --fresh")
+    devices.barrier()
+    return folder
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as a dict of numbers, strings and lists: safe to store in a checkpoint."""
+
+    def simple(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return [simple(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {f.name: simple(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+
+
+def to_device(batch: dict[str, Any], devices: Devices) -> dict[str, Any]:
+    """Images and labels to the device; file names and seeds stay."""
+    move = ("image", "label")
+    return {k: v.to(devices.device, non_blocking=True) if k in move else v for k, v in batch.items()}
+
+
+def draw_curves(history: pd.DataFrame, title: str, path: Path) -> None:
+    """Training and validation loss over the epochs, logarithmic, as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for column, label in (("train_loss", "training"), ("val_loss", "validation")):
+        if column in history:
+            axes.plot(history.epoch, history[column], label=label, marker="." if len(history) < 30 else None)
+    if "val_loss" in history:
+        best = history.val_loss.idxmin()
+        axes.plot(history.epoch[best], history.val_loss[best], "o", mfc="none", color="black", label="best epoch")
+    axes.set(xlabel="epoch", ylabel="loss an image", title=title, yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False)
+    save_figure(figure, path)
