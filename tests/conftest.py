@@ -47,7 +47,7 @@ def run_script_file():
     return run
 
 
-def write_patches(folder, sources, splits, size=16, per_source=4, labelled=True, seed=0):
+def _write_patches(folder, sources, splits, size=16, per_source=4, labelled=True, seed=0):
     """A folder of patches as the preprocessing writes it: dark discs (class 1, one instance) on a pale ground."""
     rng = np.random.default_rng(seed)
     names = ["images", *(["labels", "instances"] if labelled else [])]
@@ -70,12 +70,18 @@ def write_patches(folder, sources, splits, size=16, per_source=4, labelled=True,
 
 
 @pytest.fixture
+def write_patches():
+    """The function that writes a folder of patches."""
+    return _write_patches
+
+
+@pytest.fixture
 def tiny_data_set(tmp_path):
     """Root of a whole data set of 16-pixel patches: unlabelled (3 images), labelled (3), test (2)."""
     root = tmp_path / "tiny"
-    write_patches(root / "unlabelled", ["u1", "u2", "u3"], ["train", "train", "val"], labelled=False)
-    write_patches(root / "labelled", ["l1", "l2", "l3"], ["train", "train", "val"], seed=1)
-    write_patches(root / "test", ["t1", "t2"], ["test", "test"], seed=2)
+    _write_patches(root / "unlabelled", ["u1", "u2", "u3"], ["train", "train", "val"], labelled=False)
+    _write_patches(root / "labelled", ["l1", "l2", "l3"], ["train", "train", "val"], seed=1)
+    _write_patches(root / "test", ["t1", "t2"], ["test", "test"], seed=2)
     data_set = DataSet("tiny", "paper", ["background", "nucleus"], "watershed", 16, 16, 2023)
     write_json(root / "dataset.json", data_set.__dict__)
     return root

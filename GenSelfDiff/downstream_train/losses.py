@@ -97,7 +97,10 @@ def log_max(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
 
 
 def poly_log(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
-    """Mean over the pixels of |(1 - p_y)^gamma log p_y - (1 - p_y)^gamma log(1 - p_y)|."""
+    """Mean over the pixels of |(1 - p_y)^gamma log p_y - (1 - p_y)^gamma log(1 - p_y)|.
+
+    As published: it is zero at p_y = 1, but at p_y = 1/2 too.
+    """
     log_p, log_wrong = _log_p_true(logits, labels), _log_p_wrong(logits, labels)
     return (log_wrong.exp() ** gamma * (log_wrong - log_p)).abs().mean()
 

@@ -1,0 +1,69 @@
+"""The matching number of real patches, drawn with the paper's seed, to compare generated images with.
+
+python3 ./sample_images.py
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from GenSelfDiff.data import Patches, pretraining_folder
+from utils_general import (
+    GENERATED,
+    MONUSEG,
+    SPLIT_SEED,
+    InputError,
+    contact_sheet,
+    read_json,
+    read_rgb,
+    run_script,
+    write_json,
+    write_png,
+)
+
+SHEET = 64  # images on the contact sheet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Copy real patches, the first of a seeded permutation."""
+
+    data: tuple[Path, ...] = (MONUSEG,)
+    """roots of the data sets to draw from"""
+    output: Path = GENERATED / "MoNuSeg_real"
+    """folder for the images"""
+    count: int = 1000
+    """how many images"""
+    seed: int = SPLIT_SEED
+    """of the permutation"""
+
+
+def main(settings: Settings) -> None:
+    """Copy what is missing, then draw the contact sheet."""
+    if settings.count < 1:
+        raise InputError("--count must be 1 or more")
+    files = [f for root in settings.data for f in Patches(pretraining_folder(root)).files.values()]
+    drawn = [files[i] for i in np.random.RandomState(settings.seed).permutation(len(files))[: settings.count]]
+    if len(drawn) < settings.count:
+        print(f"there are only {len(drawn)} patches; all are taken")
+    record, sources = settings.output / "sources.json", [str(f) for f in drawn]
+    settings.output.mkdir(parents=True, exist_ok=True)
+    if record.is_file():
+        if read_json(record)[: len(sources)] != sources[: len(read_json(record))]:
+            raise InputError(f"{settings.output} holds another choice of patches: choose another --output")
+    elif any(settings.output.iterdir()):
+        raise InputError(f"{settings.output} holds files of something else: choose another --output")
+    write_json(record, sources)
+    for i, file in enumerate(tqdm(drawn, "patches", disable=None)):
+        target = settings.output / f"image_{i}.png"
+        if not target.is_file():
+            write_png(target, read_rgb(file))
+    first = [read_rgb(settings.output / f"image_{i}.png") for i in range(min(SHEET, len(drawn)))]
+    write_png(settings.output / "contact_sheet.png", contact_sheet(first, columns=8))
+    print(f"{len(drawn)} real patches and contact_sheet.png are in {settings.output}")
+
+
+if __name__ == "__main__":
+    run_script(main, Settings)

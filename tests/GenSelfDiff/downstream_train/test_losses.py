@@ -1,0 +1,83 @@
+import math
+
+import pytest
+import torch
+
+from GenSelfDiff.downstream_train.losses import LOSSES, focal, segmentation_loss, structural_similarity
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("scale", [0, 1, 1e3, 1e8])
+def test_finite_for_any_logits(name, scale):
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(2, 3, 8, 8, generator=generator) * scale).requires_grad_()
+    loss = LOSSES[name](logits, torch.randint(3, (2, 8, 8), generator=generator))
+    loss.backward()
+    assert math.isfinite(loss.item()) and logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("right", [True, False])
+def test_finite_for_constant_confident_maps(name, right):
+    """One class everywhere, predicted with certainty: the deviation of truth and prediction is zero."""
+    logits = torch.zeros(1, 2, 8, 8)
+    logits[:, 0 if right else 1] = 1e4
+    logits.requires_grad_()
+    loss = LOSSES[name](logits, torch.zeros(1, 8, 8, dtype=torch.long))
+    loss.backward()
+    assert math.isfinite(loss.item()) and logits.grad.isfinite().all()
+    assert (loss.item() < 1e-6) == right or (name.startswith("ss") and right is False)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_perfect_prediction_beats_a_wrong_one(name):
+    labels = torch.randint(2, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    logits = 6.0 * torch.nn.functional.one_hot(labels, 2).movedim(-1, 1)
+    perfect, undecided, wrong = (LOSSES[name](factor * logits, labels).item() for factor in (1, 0, -1))
+    assert perfect < wrong
+    if name == "poly_log":  # as published, it is zero where a pixel is undecided between two classes
+        assert undecided == 0
+    else:
+        assert perfect < undecided < wrong
+
+
+def test_focal_by_hand():
+    logits = torch.tensor([0.0, math.log(3)]).reshape(1, 2, 1, 1)  # probabilities 1/4 and 3/4
+    expected = -(0.75**2) * math.log(0.25)
+    assert focal(logits, torch.zeros(1, 1, 1, dtype=torch.long)).item() == pytest.approx(expected)
+
+
+def structural_similarity_in_words(p, labels, per_pixel):
+    """Pixel by pixel, class by class, from the paper's text."""
+    batch, classes, height, width = p.shape
+    pixels = [(b, y, x) for b in range(batch) for y in range(height) for x in range(width)]
+    entropy = {k: -math.log(p[k[0], labels[k], k[1], k[2]]) for k in pixels}
+    mean_entropy = sum(entropy.values()) / len(entropy)
+    total, kept = 0.0, 0
+    for b in range(batch):
+        for c in range(classes):
+            truth = (labels[b] == c).double().flatten()
+            guess = p[b, c].double().flatten()
+            normal = [(v - v.mean() + 0.01) / (v.std() + 0.01) for v in (truth, guess)]
+            error = (normal[0] - normal[1]).abs()
+            for i, e in enumerate(error.tolist()):
+                if e > 0.1 * error.max():
+                    total += e * (entropy[(b, i // width, i % width)] if per_pixel else mean_entropy)
+                    kept += 1
+    return total / kept
+
+
+@pytest.mark.parametrize("per_pixel", [False, True])
+def test_structural_similarity_in_both_forms(per_pixel):
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(2, 3, 6, 5, generator=generator, dtype=torch.float64)
+    labels = torch.randint(3, (2, 6, 5), generator=generator)
+    expected = structural_similarity_in_words(logits.softmax(1), labels, per_pixel)
+    assert structural_similarity(logits, labels, per_pixel).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_losses_add_up_in_float32():
+    logits, labels = torch.randn(1, 2, 4, 4).bfloat16(), torch.randint(2, (1, 4, 4))
+    together = segmentation_loss(("ss", "focal"), logits, labels)
+    apart = sum(LOSSES[n](logits.float(), labels) for n in ("ss", "focal"))
+    assert together.dtype == torch.float32 and torch.allclose(together, apart)

@@ -1,0 +1,131 @@
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from GenSelfDiff import checkpoint
+from GenSelfDiff.unet import DiffusionNet, SegNet
+from utils_general import InputError
+
+CPU = torch.device("cpu")
+
+
+def published(path, model, **more):
+    """A checkpoint as the released code wrote it: its loss is a NumPy scalar."""
+    content = {"epoch": 84, "loss": np.float64(0.02807), "model_state_dict": model.state_dict(), **more}
+    torch.save(content, path)
+    return path
+
+
+def test_published_checkpoint_loads_unchanged(tmp_path):
+    model = DiffusionNet(8)
+    loaded, content = checkpoint.load_diffusion(published(tmp_path / "a.pth", model), CPU)
+    assert content["loss"] == pytest.approx(0.02807) and content["epoch"] == 84
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
+
+
+def test_published_checkpoint_of_an_old_numpy(tmp_path):
+    """NumPy 1 pickled its scalars under numpy.core: the name is rewritten in the file, of the same length or not."""
+    buffer = io.BytesIO()
+    torch.save({"epoch": 1, "loss": np.float32(0.5), "model_state_dict": DiffusionNet(8).state_dict()}, buffer,
+               _use_new_zipfile_serialization=False)  # fmt: skip
+    data = buffer.getvalue()
+    assert b"numpy._core.multiarray" in data
+    (tmp_path / "old.pth").write_bytes(data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert checkpoint.load(tmp_path / "old.pth")["loss"] == 0.5
+
+
+def test_published_segmentation_checkpoint_gets_names_and_range(tmp_path):
+    model, content = checkpoint.load_segmentation(published(tmp_path / "a.pth", SegNet(8, 4)), CPU)
+    assert content["classes"] == ["background", "class 1", "class 2", "class 3"]
+    assert content["settings"]["input_range"] == [0.0, 1.0]
+    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 8, 8)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("pwned",)
+
+    published(tmp_path / "evil.pth", DiffusionNet(8), evil=Evil())
+    with pytest.raises(InputError, match="not a whole checkpoint"):
+        checkpoint.load(tmp_path / "evil.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": 1})])
+def test_broken_files_are_named(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.pth"):
+        checkpoint.load(tmp_path / "x.pth")
+
+
+def test_truncated_and_missing_files(tmp_path):
+    path = published(tmp_path / "a.pth", DiffusionNet(8))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match="not a whole checkpoint"):
+        checkpoint.load(path)
+    with pytest.raises(InputError, match="does not exist"):
+        checkpoint.load(tmp_path / "b.pth")
+
+
+def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.pth"
+    checkpoint.save(path, {"model_state_dict": DiffusionNet(8).state_dict(), "epoch": 1})
+    real_save = torch.save
+
+    def disk_full(content, file):
+        real_save({"part": 1}, file)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(path, {"epoch": 2})
+    assert checkpoint.load(path)["epoch"] == 1
+    assert [f.name for f in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_hand_over_gives_all_but_the_head(tmp_path, capsys):
+    torch.manual_seed(0)
+    pretrained, model = DiffusionNet(8), SegNet(8, 2)
+    head = {k: v.clone() for k, v in model.state_dict().items() if k.startswith(checkpoint.HEAD)}
+    checkpoint.hand_over(pretrained.state_dict(), model, tmp_path)
+    for k, v in model.state_dict().items():
+        assert torch.equal(v, head[k] if k in head else pretrained.state_dict()[k])
+    assert "246 tensors loaded" in capsys.readouterr().out
+
+
+def test_hand_over_leaves_the_head_new_even_where_it_would_fit(tmp_path):
+    """With three classes the last convolution has the noise network's size: it must still be new."""
+    pretrained, model = DiffusionNet(8), SegNet(8, 3)
+    head = model.net.final_conv[1].weight.clone()
+    checkpoint.hand_over(pretrained.state_dict(), model, tmp_path)
+    assert torch.equal(model.net.final_conv[1].weight, head)
+
+
+def test_hand_over_stops_if_more_than_the_head_differs(tmp_path):
+    state = DiffusionNet(8).state_dict()
+    del state["net.mid_attn.fn.norm.bias"]
+    with pytest.raises(InputError, match=r"1 tensors beside the head differ, first net.mid_attn.fn.norm.bias"):
+        checkpoint.hand_over(state, SegNet(8, 2), tmp_path)
+    with pytest.raises(InputError, match=r"found \(16,\), expected \(8,\)"):
+        checkpoint.hand_over(DiffusionNet(16).state_dict(), SegNet(8, 2), tmp_path)
+
+
+def test_the_wrong_stage_is_refused(tmp_path):
+    segmentation = published(tmp_path / "a.pth", SegNet(8, 2), stage="finetune")
+    with pytest.raises(InputError, match="segmentation network; one of pre-training is needed"):
+        checkpoint.load_diffusion(segmentation, CPU)
+    pretraining = published(tmp_path / "b.pth", DiffusionNet(8), stage="pretrain")
+    with pytest.raises(InputError, match="is of pre-training; a fine-tuned one is needed"):
+        checkpoint.load_segmentation(pretraining, CPU)
+
+
+def test_find_names_the_runs_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SNAPSHOTS", tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "best.pth").touch()
+    assert checkpoint.find("mine") == checkpoint.find(str(tmp_path / "mine")) == tmp_path / "mine" / "best.pth"
+    with pytest.raises(InputError, match="no run 'yours'.*there are: mine"):
+        checkpoint.find("yours")

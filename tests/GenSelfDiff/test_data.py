@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from PIL import Image
+
+from GenSelfDiff.data import (
+    EpochBatches,
+    PatchDataset,
+    Patches,
+    finetuning_augmentation,
+    flips,
+    labelled_folder,
+    pretraining_folder,
+    to_image,
+    to_input,
+)
+from GenSelfDiff.devices import Devices
+from utils_general import InputError
+
+CPU = Devices(torch.device("cpu"))
+
+
+def batches(*arguments, rank=0, world_size=1, first=0, epoch=0, shuffle=True):
+    sampler = EpochBatches(*arguments, Devices(torch.device("cpu"), rank=rank, world_size=world_size), shuffle)
+    sampler.epoch, sampler.first = epoch, first
+    return list(sampler)
+
+
+def test_input_range_and_back_is_exact_for_all_values():
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    for input_range in ((-1.0, 1.0), (0.0, 1.0)):
+        x = to_input(image, input_range)
+        assert (x.min().item(), x.max().item()) == input_range and x.shape == (3, 16, 16)
+        assert (to_image(x, input_range) == image).all()
+
+
+def test_images_out_of_range_are_clamped_not_wrapped():
+    assert to_image(torch.tensor([-1.2, 1.2, 0.0]).reshape(3, 1, 1), (-1.0, 1.0)).flatten().tolist() == [0, 255, 128]
+
+
+def test_an_epoch_holds_every_patch_once_in_a_new_order():
+    first, second = batches(12, 4, 7), batches(12, 4, 7, epoch=1)
+    assert sorted(i for b in first for _, i in b) == list(range(12))
+    assert [[i for _, i in b] for b in first] != [[i for _, i in b] for b in second]
+    assert {e for b in second for e, _ in b} == {1}
+    assert batches(12, 4, 7) == first
+
+
+def test_going_on_in_mid_epoch():
+    assert batches(20, 4, 7, first=3) == batches(20, 4, 7)[3:]
+
+
+def test_last_incomplete_batch_is_left_out_of_training_only():
+    assert [len(b) for b in batches(10, 4, 0)] == [4, 4]
+    assert [len(b) for b in batches(10, 4, 0, shuffle=False)] == [4, 4, 2]
+    assert [len(b) for b in batches(3, 8, 0)] == [3]
+
+
+def test_processes_share_each_joint_batch():
+    shares = [batches(16, 2, 7, rank=r, world_size=2) for r in range(2)]
+    joint = batches(16, 4, 7)
+    assert [sorted(a + b) for a, b in zip(*shares, strict=True)] == [sorted(b) for b in joint]
+    held_out = [batches(5, 2, 7, rank=r, world_size=2, shuffle=False) for r in range(2)]
+    assert sorted(i for share in held_out for b in share for _, i in b) == list(range(5))
+
+
+def test_items_depend_on_epoch_and_seed_only(tiny_data_set):
+    patches = Patches(tiny_data_set / "labelled", labelled=True)
+    one, two = (PatchDataset([patches], "train", (0, 1), 5, finetuning_augmentation()) for _ in range(2))
+    state = torch.random.get_rng_state()
+    items = [one[3, i] for i in range(8)]
+    torch.manual_seed(99)
+    again = [two[3, i] for i in reversed(range(8))][::-1]
+    assert all(
+        torch.equal(a["image"], b["image"]) and a["seed"] == b["seed"] for a, b in zip(items, again, strict=True)
+    )
+    other = [one[4, i] for i in range(8)]
+    assert not all(torch.equal(a["image"], b["image"]) for a, b in zip(items, other, strict=True))
+    torch.random.set_rng_state(state)
+
+
+def test_labels_are_flipped_with_their_images(tiny_data_set):
+    patches = Patches(tiny_data_set / "labelled", labelled=True)
+    plain = PatchDataset([patches], "train", (0, 1), 0)
+    flipped = PatchDataset([patches], "train", (0, 1), 0, flips())
+    changed = 0
+    for i in range(8):
+        before, after = plain[0, i], flipped[0, i]
+        for axes in ([], [-1], [-2], [-1, -2]):
+            if torch.equal(after["image"], before["image"].flip(axes)):
+                assert torch.equal(after["label"], before["label"].flip(axes))
+                changed += bool(axes)
+                break
+        else:
+            raise AssertionError("not a flip of the image")
+    assert changed
+
+
+def test_blur_and_jitter_change_images_not_labels(tiny_data_set):
+    patches = Patches(tiny_data_set / "labelled", labelled=True)
+    item = PatchDataset([patches], "train", (0, 1), 0)[0, 0]
+    augmented = PatchDataset([patches], "train", (0, 1), 0, finetuning_augmentation())
+    seen = [augmented[epoch, 0] for epoch in range(30)]
+    sums = {int(s["label"].sum()) for s in seen}
+    assert sums == {int(item["label"].sum())}
+    assert len({round(float(s["image"].mean()), 5) for s in seen}) > 3
+    assert all(s["image"].min() >= 0 and s["image"].max() <= 1 for s in seen)
+
+
+def test_several_data_sets_are_one(tiny_data_set, tmp_path, write_patches):
+    write_patches(tmp_path / "b" / "labelled", ["x"], ["train"], seed=9)
+    (tmp_path / "b" / "dataset.json").write_text((tiny_data_set / "dataset.json").read_text())
+    folders = [Patches(pretraining_folder(root)) for root in (tiny_data_set, tmp_path / "b")]
+    both = PatchDataset(folders, "train", (-1, 1), 0)
+    assert len(both) == 8 + 4
+    assert both[0, 11]["file"].startswith(str(tmp_path / "b"))
+
+
+def test_patches_of_two_sizes_do_not_mix(tiny_data_set, tmp_path, write_patches):
+    write_patches(tmp_path / "b" / "labelled", ["x"], ["train"], size=24)
+    text = (tiny_data_set / "dataset.json").read_text().replace('"patch_size": 16', '"patch_size": 24')
+    (tmp_path / "b" / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match=r"\[16, 24\] pixels: one size is needed"):
+        PatchDataset([Patches(tiny_data_set / "unlabelled"), Patches(tmp_path / "b" / "labelled")], "train", (0, 1), 0)
+
+
+def test_few_labels(tiny_data_set):
+    patches = Patches(tiny_data_set / "labelled", labelled=True)
+    patches.keep_sources(1)
+    assert len(patches.select("train")) == 4 and len(patches.select("val")) == 4
+    with pytest.raises(InputError, match="5 labelled images were asked for"):
+        patches.keep_sources(5)
+
+
+def test_released_layout(tmp_path):
+    """image_<i>.jpg and label_patches.mat, as the released preprocessing wrote them."""
+    (tmp_path / "train" / "images").mkdir(parents=True)
+    for i in range(10):
+        Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(tmp_path / "train" / "images" / f"image_{i}.jpg")
+    labels = np.zeros((10, 16, 16), np.uint8)
+    labels[7, 2:5] = 2
+    scipy.io.savemat(tmp_path / "train" / "label_patches.mat", {"data": labels, "label": "train_labels"})
+    patches = Patches(labelled_folder(tmp_path), labelled=True)
+    assert (patches.label(7) == labels[7]).all() and patches.image(9)[0, 0, 0] == pytest.approx(180, abs=3)
+    assert patches.data_set.classes == ["background", "class 1", "class 2"]
+    validation = set(np.random.RandomState(2023).permutation(10)[9:])
+    assert set(patches.select("val")) == validation and len(patches.select("train")) == 9
+    with pytest.raises(InputError, match="neither index.csv nor label_patches.mat"):
+        (tmp_path / "train" / "label_patches.mat").unlink()
+        Patches(tmp_path / "train", labelled=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "images" / "image_3.png").unlink(), "1 of 12 files are missing in .*images: image_3.png"),
+        (lambda f: (f / "labels" / "label_3.png").unlink(), "missing in .*labels: label_3.png"),
+        (lambda f: (f / "instances" / "instance_0.png").unlink(), "missing in .*instances"),
+        (lambda f: Image.new("L", (16, 16)).save(f / "labels" / "label_99.png"), "index.csv does not know: label_99"),
+        (lambda f: (f / "index.csv").write_text("patch,x\n1,2\n"), "index.csv wants .* patch, source, x, y, split"),
+        (lambda f: (f.parent / "dataset.json").write_text("{"), "dataset.json is not valid JSON"),
+        (lambda f: (f.parent / "dataset.json").unlink(), "holds no dataset.json"),
+    ],
+)
+def test_incomplete_folders_are_refused(tiny_data_set, damage, message):
+    damage(tiny_data_set / "labelled")
+    with pytest.raises(InputError, match=message):
+        Patches(tiny_data_set / "labelled", labelled=True)
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        Patches(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no image in"):
+        Patches(tmp_path)
+
+
+def test_a_class_too_many_is_named(tiny_data_set):
+    Image.fromarray(np.full((16, 16), 5, np.uint8)).save(tiny_data_set / "labelled" / "labels" / "label_2.png")
+    with pytest.raises(InputError, match="label of patch 2 .* holds class 5; with 2 classes, 0 to 1 are allowed"):
+        Patches(tiny_data_set / "labelled", labelled=True).check_labels(2)
+
+
+def test_a_truncated_image_is_named(tiny_data_set):
+    file = tiny_data_set / "labelled" / "images" / "image_0.png"
+    file.write_bytes(file.read_bytes()[:200])
+    dataset = PatchDataset([Patches(tiny_data_set / "labelled")], "train", (0, 1), 0)
+    with pytest.raises(InputError, match="cannot read image .*image_0.png"):
+        dataset[0, 0]
