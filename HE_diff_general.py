@@ -1,7 +1,7 @@
 """General pre-training: one network on the unlabelled patches of all data sets together (30,149 in the paper).
 
 CUDA_VISIBLE_DEVICES=0,1,2,3 python3 ./HE_diff_general.py
-python3 ./HE_diff_general.py --data data/MoNuSeg data/GlaS --run MoNuSeg_GlaS_pretrain
+python3 ./HE_diff_general.py --data data/MoNuSeg data/GlaS --run-name MoNuSeg_GlaS_pretrain
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Settings(SS_diff.Settings):
 
     data: tuple[Path, ...] = (MONUSEG, GLAS, HN)
     """roots of the data sets to train on"""
-    run: str = "general_pretrain"
+    run_name: str = "general_pretrain"
     """name of the run: its folder under snapshots/"""
     batch_size: int = 6
     """patches a step, for each GPU or process"""

@@ -1,14 +1,15 @@
-# Two commands do everything on a fresh machine: make demo, make test. They make .venv here and leave the rest alone.
+# Two commands do everything on a fresh machine with Python 3.11 or newer: make demo, make test.
+# They install into .venv here, the demo writes into demo/ here, and nothing else is touched.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint
 
 $(VENV)/installed: requirements.txt requirements-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Python 3.11 or newer is needed")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet -r requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
 test: $(VENV)/installed
@@ -17,3 +18,27 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# The whole pipeline at a size for two CPU cores. Stopped and started again, it goes on where it was.
+SMALL := --data demo/patches --workers 1 --initial-weights pytorch
+PRETRAIN := $(SMALL) --dim 16 --epochs 8 --learning-rate 1e-3 --sample-every 8
+FINETUNE := $(SMALL) --epochs 8 --learning-rate 1e-3
+
+demo/raw/MoNuSegTestData: | $(VENV)/installed
+	$(PY) pre_process/demo/make_demo_data.py --output demo/raw
+
+demo/patches/dataset.json: | demo/raw/MoNuSegTestData
+	$(PY) pre_process/MoNuSeg/preprocess.py --raw demo/raw --output demo/patches --patch-size 64 --stride 32
+
+demo: $(VENV)/installed demo/patches/dataset.json
+	$(PY) GenSelfDiff/pretrain/SS_diff.py $(PRETRAIN) --run-name $(CURDIR)/demo/pretrain
+	$(PY) GenSelfDiff/downstream_train/Diff_Seg.py $(FINETUNE) --run-name $(CURDIR)/demo/without_pretraining \
+	    --pretrained scratch --dim 16
+	$(PY) GenSelfDiff/downstream_train/Diff_Seg.py $(FINETUNE) --run-name $(CURDIR)/demo/with_pretraining \
+	    --pretrained demo/pretrain
+	$(PY) image_generation.py --data demo/patches --pretrained demo/pretrain --output demo/generated --count 8
+	for run in without_pretraining with_pretraining; do \
+	    $(PY) GenSelfDiff/test/test_script.py --data demo/patches --run demo/$$run --output demo/results/$$run \
+	        --overwrite || exit; done
+	$(PY) GenSelfDiff/test/overview.py demo/results/without_pretraining demo/results/with_pretraining \
+	    --output demo/overview --overwrite

@@ -31,8 +31,9 @@ Figures = dict[str, tuple[Tensor, Tensor | int]]
 class TrainingSettings:
     """Settings that both stages share; the first five have a default in each stage's script."""
 
-    run: str
+    run_name: str
     """name of the run: its folder under snapshots/"""
+    # (a plain --run would be taken by torchrun for an abbreviation of its own options)
     epochs: int
     """passes over the training patches"""
     batch_size: int
@@ -135,7 +136,7 @@ class Trainer:
         about: dict[str, Any],
     ):
         self.stage, self.model, self.settings, self.devices, self.about = stage, model, settings, devices, about
-        self.folder = run_folder(settings.run)
+        self.folder = run_folder(settings.run_name)
         self.training, self.validation = training, validation
         per_process = settings.batch_size * devices.replicas
         self.batches = EpochBatches(len(training), per_process, settings.seed, devices, shuffle=True)
@@ -158,9 +159,8 @@ class Trainer:
         if (self.folder / "last.pth").is_file():
             self._resume()
         if self.epoch >= self.settings.epochs:
-            print(
-                f"run {self.settings.run} is finished after {self.epoch} epochs; --epochs N goes on, --fresh restarts"
-            )
+            run = self.settings.run_name
+            print(f"run {run} is finished after {self.epoch} epochs; --epochs N goes on, --fresh starts over")
             return
         self._introduce()
         self._check_validation()
@@ -333,15 +333,15 @@ class Trainer:
         path = self.folder / "last.pth"
         last = checkpoint.load(path)
         if last.get("stage") != self.stage.name:
-            raise InputError(f"{path} is of another stage; choose another --run, or start over with --fresh")
+            raise InputError(f"{path} is of another stage; choose another --run-name, or start over with --fresh")
         ours = {**plain(self.settings), "training_patches": len(self.training)}
         theirs = {**last["settings"], "training_patches": last["training_patches"]}
         changed = [k for k in ours if k not in MAY_CHANGE and ours[k] != theirs.get(k)]
         if changed:
             name = changed[0]
             raise InputError(
-                f"run {self.settings.run} was started with other settings: {', '.join(changed)} "
-                f"({name} was {theirs.get(name)}, now {ours[name]}); use those, another --run, or --fresh"
+                f"run {self.settings.run_name} was started with other settings: {', '.join(changed)} "
+                f"({name} was {theirs.get(name)}, now {ours[name]}); use those, another --run-name, or --fresh"
             )
         self.model.load_state_dict(last["model_state_dict"])
         self.optimizer.load_state_dict(last["optimizer_state_dict"])
@@ -350,7 +350,7 @@ class Trainer:
         self.seconds = last["seconds"]
         if self.devices.main:  # the sums are those of all processes: one of them carries them on
             self.means = Means(last["means"])
-            print(f"going on with run {self.settings.run} after epoch {self.epoch}, step {self.step} of the next")
+            print(f"going on with run {self.settings.run_name} after epoch {self.epoch}, step {self.step} of the next")
 
     def _write_history(self) -> None:
         table = pd.DataFrame(self.history)
@@ -367,7 +367,7 @@ def run_folder(run: str) -> Path:
 
 def prepare_run(settings: TrainingSettings, devices: Devices) -> Path:
     """Check that the run's folder can be written, and with `fresh` remove what an earlier run left in it."""
-    folder = run_folder(settings.run)
+    folder = run_folder(settings.run_name)
     if devices.main:
         folder.mkdir(parents=True, exist_ok=True)
         with replace_file(folder / ".writable") as temporary:
@@ -377,7 +377,7 @@ def prepare_run(settings: TrainingSettings, devices: Devices) -> Path:
             for name in ("last.pth", "best.pth", "history.csv", "curves.png", "settings.json"):
                 (folder / name).unlink(missing_ok=True)
         if (folder / "best.pth").exists() and not (folder / "last.pth").exists():
-            raise InputError(f"{folder} holds a best.pth that no run left there: choose another --run, or --fresh")
+            raise InputError(f"{folder} holds a best.pth that no run left there: choose another --run-name, or --fresh")
     devices.barrier()
     return folder
 

@@ -34,7 +34,7 @@ class Settings(TrainingSettings):
     """root of the data set: its labelled patches"""
     pretrained: str = "MoNuSeg_pretrain"
     """run of pre-training to start from, or the path of its folder or of a (published) .pth; "scratch": none"""
-    run: str = "MoNuSeg_finetune"
+    run_name: str = "MoNuSeg_finetune"
     """name of the run: its folder under snapshots/"""
     epochs: int = 150
     """passes over the training patches"""

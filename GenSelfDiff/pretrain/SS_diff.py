@@ -32,7 +32,7 @@ class Settings(TrainingSettings):
 
     data: tuple[Path, ...] = (MONUSEG,)
     """roots of the data sets to train on: their unlabelled patches, or the images of their labelled ones"""
-    run: str = "MoNuSeg_pretrain"
+    run_name: str = "MoNuSeg_pretrain"
     """name of the run: its folder under snapshots/"""
     epochs: int = 100
     """passes over the training patches"""

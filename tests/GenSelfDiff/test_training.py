@@ -1,0 +1,273 @@
+"""The loop that both stages share, run for real: stopping, going on, several processes, what is refused."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from GenSelfDiff import checkpoint, training
+from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.pretrain import SS_diff
+from utils_general import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def pretraining(tiny_data_set, tmp_path):
+    """Settings of a tiny pre-training run: 8 patches, 2 steps an epoch."""
+    return SS_diff.Settings(
+        data=(tiny_data_set,), run_name=str(tmp_path / "pre"), epochs=3, batch_size=4, dim=8, workers=0,
+        initial_weights="pytorch", sample_every=0, device="cpu", learning_rate=1e-3,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def finetuning(tiny_data_set, tmp_path):
+    """Settings of a tiny fine-tuning run from scratch."""
+    return Diff_Seg.Settings(
+        data=tiny_data_set, run_name=str(tmp_path / "seg"), pretrained="scratch", epochs=2, batch_size=4, dim=8, workers=0,
+        initial_weights="pytorch", device="cpu",
+    )  # fmt: skip
+
+
+def command(settings, script="GenSelfDiff/pretrain/SS_diff.py"):
+    """The command line that means these settings."""
+    words = [str(ROOT / script)]
+    for name, value in training.plain(settings).items():
+        values = value if isinstance(value, list) else [value]
+        option = f"--{name.replace('_', '-')}"
+        words += [option] * (value is True) if isinstance(value, bool) else [option, *map(str, values)]
+    return words
+
+
+def start(words, *prefix):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *prefix, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def weights(run):
+    return checkpoint.load(Path(run) / "last.pth")["model_state_dict"]
+
+
+def history(run):
+    return pd.read_csv(Path(run) / "history.csv").drop(columns="seconds")
+
+
+def assert_same_run(one, other):
+    ours, theirs = weights(one), weights(other)
+    assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
+    pd.testing.assert_frame_equal(history(one), history(other), check_exact=True)
+
+
+def test_a_run_leaves_everything_it_should(pretraining, capsys):
+    SS_diff.main(replace(pretraining, sample_every=3, timesteps=100))
+    folder = Path(pretraining.run_name)
+    names = {"best.pth", "last.pth", "settings.json", "history.csv", "curves.png", "sample_epoch_3.png"}
+    assert {f.name for f in folder.iterdir()} == names
+    table = pd.read_csv(folder / "history.csv")
+    assert table.epoch.tolist() == [1, 2, 3]
+    assert table.val_published.tolist() == pytest.approx((8 * table.val_loss).tolist())
+    assert {f"{part}_quarter_{q}" for part in ("train", "val") for q in (1, 2, 3, 4)} <= set(table.columns)
+    best = checkpoint.load(folder / "best.pth")
+    assert best["loss"] == pytest.approx(table.val_loss.min()) and best["epoch"] == table.val_loss.idxmin() + 1
+    assert json.loads((folder / "settings.json").read_text())["dim"] == best["settings"]["dim"] == 8
+    assert str(folder) in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_pretraining_learns(pretraining):
+    SS_diff.main(replace(pretraining, epochs=15, learning_rate=5e-3))
+    table = history(pretraining.run_name)
+    assert table.val_loss.min() < 0.92 * table.val_loss.iloc[0]
+
+
+def test_finetuning_learns(finetuning):
+    """Dark discs on a pale ground: after 40 steps of cross-entropy the held-out image is segmented."""
+    Diff_Seg.main(replace(finetuning, epochs=20, learning_rate=5e-3, losses=("ce",)))
+    assert history(finetuning.run_name).val_dice.max() > 0.9
+
+
+def test_validation_is_the_same_in_every_epoch(pretraining):
+    """With a learning rate of zero nothing changes, so neither may the validation figures."""
+    SS_diff.main(replace(pretraining, learning_rate=0.0))
+    assert history(pretraining.run_name).val_loss.nunique() == 1
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "finetuning"])
+def test_validation_does_not_depend_on_the_batch_size(stage, request, tmp_path):
+    settings = replace(request.getfixturevalue(stage), learning_rate=0.0, epochs=1)
+    main = SS_diff.main if stage == "pretraining" else Diff_Seg.main
+    figures = []
+    for batch_size in (1, 3):
+        run = str(tmp_path / f"batch_{batch_size}")
+        main(replace(settings, batch_size=batch_size, run_name=run))
+        figures.append(history(run).val_loss[0])
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+
+
+def test_stopping_after_an_epoch_and_going_on_changes_nothing(pretraining, tmp_path, capsys):
+    SS_diff.main(pretraining)
+    stopped = replace(pretraining, run_name=str(tmp_path / "stopped"))
+    SS_diff.main(replace(stopped, epochs=1))
+    SS_diff.main(stopped)
+    assert "going on with run" in capsys.readouterr().out
+    assert_same_run(pretraining.run_name, stopped.run_name)
+
+
+def test_a_finished_run_does_nothing(pretraining, capsys):
+    SS_diff.main(pretraining)
+    before = {f: f.stat().st_mtime_ns for f in Path(pretraining.run_name).iterdir()}
+    capsys.readouterr()
+    SS_diff.main(pretraining)
+    assert "is finished after 3 epochs; --epochs N goes on, --fresh starts over" in capsys.readouterr().out
+    assert {f: f.stat().st_mtime_ns for f in Path(pretraining.run_name).iterdir()} == before
+
+
+def test_sigterm_in_mid_epoch_saves_and_going_on_changes_nothing(pretraining, tmp_path, monkeypatch):
+    """The signal comes during the second epoch's first step; the step is finished, saved, and the exit code is 143."""
+    SS_diff.main(pretraining)
+    stopped = replace(pretraining, run_name=str(tmp_path / "stopped"))
+    real_step, steps = training.Trainer._train_step, []
+
+    def step_with_signal(trainer, batch):
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real_step(trainer, batch)
+
+    monkeypatch.setattr(training.Trainer, "_train_step", step_with_signal)
+    with pytest.raises(SystemExit) as leaving:
+        SS_diff.main(stopped)
+    assert leaving.value.code == 128 + signal.SIGTERM
+    assert checkpoint.load(Path(stopped.run_name) / "last.pth")["step"] == 1
+    SS_diff.main(stopped)
+    assert len(steps) == 6  # none was lost, none done twice
+    assert_same_run(pretraining.run_name, stopped.run_name)
+
+
+def test_killed_at_any_moment_and_continued_gives_the_same(finetuning, tmp_path):
+    """SIGKILL while training, several times; checkpoints inside the epochs; every last.pth is whole."""
+    finetuning = replace(finetuning, epochs=8, batch_size=1, save_minutes=0.0)
+    Diff_Seg.main(finetuning)
+    killed = replace(finetuning, run_name=str(tmp_path / "killed"))
+    words, last, kills = (
+        command(killed, "GenSelfDiff/downstream_train/Diff_Seg.py"),
+        Path(killed.run_name) / "last.pth",
+        0,
+    )
+    while True:
+        process = start(words)
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        while process.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        time.sleep(0.13 * (kills + 1))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        checkpoint.load(last)
+        if process.returncode == 0 or kills == 3:
+            break
+    assert kills
+    Diff_Seg.main(killed)
+    assert_same_run(finetuning.run_name, killed.run_name)
+
+
+def test_changed_settings_are_refused_by_name(pretraining):
+    SS_diff.main(replace(pretraining, epochs=1))
+    with pytest.raises(InputError, match=r"other settings: learning_rate, schedule \(learning_rate was 0.001, now 1\)"):
+        SS_diff.main(replace(pretraining, learning_rate=1, schedule="linear"))
+    SS_diff.main(replace(pretraining, epochs=2, workers=1, save_minutes=1.0))  # these may change
+
+
+def test_fresh_starts_over(pretraining):
+    SS_diff.main(pretraining)
+    SS_diff.main(replace(pretraining, fresh=True, epochs=1, learning_rate=0.5e-3))
+    assert len(history(pretraining.run_name)) == 1
+
+
+def test_a_foreign_checkpoint_is_not_overwritten(pretraining):
+    Path(pretraining.run_name).mkdir()
+    (Path(pretraining.run_name) / "best.pth").write_bytes(b"precious")
+    with pytest.raises(InputError, match="holds a best.pth that no run left there"):
+        SS_diff.main(pretraining)
+    assert (Path(pretraining.run_name) / "best.pth").read_bytes() == b"precious"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(pretraining, monkeypatch):
+    SS_diff.main(replace(pretraining, epochs=1))
+    good = (Path(pretraining.run_name) / "last.pth").read_bytes()
+    real_loss = SS_diff.NoisePrediction.training_loss
+
+    def poisoned(stage, model, batch):
+        loss, figures = real_loss(stage, model, batch)
+        return loss * math.nan, figures
+
+    monkeypatch.setattr(SS_diff.NoisePrediction, "training_loss", poisoned)
+    with pytest.raises(InputError, match=r"loss is nan at step 1 of epoch 2 .*image_\d+.png.*last good checkpoint is"):
+        SS_diff.main(pretraining)
+    assert (Path(pretraining.run_name) / "last.pth").read_bytes() == good
+
+
+def test_a_truncated_image_ends_in_one_line(pretraining, tiny_data_set):
+    for file in (tiny_data_set / "unlabelled" / "images").iterdir():
+        file.write_bytes(file.read_bytes()[:150])
+    process = start(command(replace(pretraining, workers=1)))
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    assert output.strip().splitlines()[-1].startswith("error: cannot read image") and "Traceback" not in output
+
+
+def test_one_source_image_trains_without_validation(finetuning, capsys):
+    index = finetuning.data / "labelled" / "index.csv"
+    index.write_text(index.read_text().replace("val", "train"))
+    Diff_Seg.main(finetuning)
+    assert "nothing is held out" in capsys.readouterr().out
+    assert checkpoint.load(Path(finetuning.run_name) / "best.pth")["epoch"] == 2
+
+
+def test_finetuning_starts_from_pretraining(pretraining, finetuning, tmp_path, capsys):
+    SS_diff.main(replace(pretraining, epochs=1))
+    Diff_Seg.main(replace(finetuning, pretrained=pretraining.run_name, dim=None, learning_rate=0.0))
+    assert "246 tensors loaded" in capsys.readouterr().out
+    best = checkpoint.load(Path(pretraining.run_name) / "best.pth")["model_state_dict"]
+    tuned = checkpoint.load(Path(finetuning.run_name) / "best.pth")
+    body = [k for k in best if not k.startswith(checkpoint.HEAD)]
+    assert body and all(torch.equal(best[k], tuned["model_state_dict"][k]) for k in body)
+    assert tuned["classes"] == ["background", "nucleus"] and tuned["settings"]["input_range"] == [0.0, 1.0]
+    with pytest.raises(InputError, match="has dim 8, but --dim 16 was asked for"):
+        Diff_Seg.main(replace(finetuning, pretrained=pretraining.run_name, dim=16, run_name=str(tmp_path / "other")))
+
+
+def test_bfloat16_trains(finetuning):
+    Diff_Seg.main(replace(finetuning, precision="bfloat16"))
+    assert history(finetuning.run_name).train_loss.notna().all()
+
+
+def test_two_processes_equal_one_with_the_joint_batch(pretraining, tmp_path):
+    """Under torchrun with gloo: weights within 1e-5 after 20 steps, and the same validation figures.
+
+    Wider than elsewhere: at dim 8 every channel is a group of its own, so that the gradients of the biases before
+    GroupNorm are rounding noise, which Adam enlarges.
+    """
+    alone = replace(pretraining, dim=16, learning_rate=1e-4, epochs=10, run_name=str(tmp_path / "alone"))
+    together = replace(alone, batch_size=2, run_name=str(tmp_path / "together"))
+    SS_diff.main(alone)
+    process = start(command(together), "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29731")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    one, two = weights(alone.run_name), weights(together.run_name)
+    assert max((v - one[k]).abs().max() for k, v in two.items()) < 1e-5
+    ours, theirs = history(alone.run_name), history(together.run_name)
+    assert theirs.val_loss.tolist() == pytest.approx(ours.val_loss.tolist(), rel=1e-4)
+    assert theirs.train_loss.tolist() == pytest.approx(ours.train_loss.tolist(), rel=1e-4)
