@@ -16,11 +16,8 @@ class Settings(SS_diff.Settings):
     """Pre-train the noise network on several data sets together."""
 
     data: tuple[Path, ...] = (MONUSEG, GLAS, HN)
-    """roots of the data sets to train on"""
     run_name: str = "general_pretrain"
-    """name of the run: its folder under snapshots/"""
     batch_size: int = 6
-    """patches a step, for each GPU or process"""
 
 
 if __name__ == "__main__":

@@ -15,11 +15,8 @@ class Settings(image_generation.Settings):
     """Generate images by ancestral sampling, all T steps."""
 
     pretrained: str = "general_pretrain"
-    """run of pre-training, or the path of its folder or of a (published) .pth"""
     data: tuple[Path, ...] = (MONUSEG, GLAS, HN)
-    """roots of the data sets whose real patches the colours are compared with"""
     output: Path = GENERATED / "general_generated"
-    """folder for the images"""
 
 
 if __name__ == "__main__":

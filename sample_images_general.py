@@ -15,9 +15,7 @@ class Settings(sample_images.Settings):
     """Copy real patches, the first of a seeded permutation."""
 
     data: tuple[Path, ...] = (MONUSEG, GLAS, HN)
-    """roots of the data sets to draw from"""
     output: Path = GENERATED / "general_real"
-    """folder for the images"""
 
 
 if __name__ == "__main__":

@@ -35,7 +35,10 @@ GENERATED = ROOT / "generated"  # synthetic images, and the real ones to compare
 
 SPLIT_SEED = 2023  # the paper's seed for every split
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-NO_SPACE_OR_RIGHTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+DISK_TROUBLE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # no room, or a broken disk
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG),  # not to be written there
+}
 
 
 class InputError(Exception):
@@ -53,7 +56,7 @@ def run_script(main: Callable[[Any], None], settings: type) -> None:
         # A data loader's worker hands an error on with its traceback in front: the message is the last line.
         sys.exit("error: " + str(error).strip().splitlines()[-1].removeprefix("utils_general.InputError: "))
     except OSError as error:
-        if error.errno not in NO_SPACE_OR_RIGHTS:
+        if error.errno not in DISK_TROUBLE:
             raise
         sys.exit(f"error: cannot write or read {error.filename or 'a file'}: {os.strerror(error.errno)}")
     except KeyboardInterrupt:
@@ -79,7 +82,7 @@ def replace_folder(path: Path, marker: str, overwrite: bool) -> Iterator[Path]:
     An existing, non-empty `path` is an `InputError`, so that two runs never mix. With `overwrite` it is replaced, but
     only if it holds the file `marker`: proof that this project made it.
     """
-    path = path.absolute()
+    path = path.resolve()  # where it is a link, the folder it leads to is replaced, not the link
     filled = path.is_dir() and any(path.iterdir())
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; an output folder is wanted there: choose another")
@@ -87,7 +90,10 @@ def replace_folder(path: Path, marker: str, overwrite: bool) -> Iterator[Path]:
         raise InputError(f"{path} already holds files; --overwrite replaces them, or choose another output folder")
     if filled and not (path / marker).is_file():
         raise InputError(f"{path} holds files that this script did not write (no {marker}): choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{path} cannot be made, a file is where a folder is wanted: choose another output") from None
     unfinished = path.with_name(path.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()

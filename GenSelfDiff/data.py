@@ -1,5 +1,6 @@
 """Patches on disk as data sets for both stages, and the one place where images become network input."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -283,6 +284,12 @@ class EpochBatches(Sampler):
                 yield [(epoch, int(i)) for i in share]
 
 
+def _leave_signals_to_the_main_process(_worker: int) -> None:
+    """Ctrl-C and SLURM signal all processes of a job: the main one needs its workers to finish the step and save."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def loader(dataset: Dataset, batches: EpochBatches, workers: int, devices: Devices) -> DataLoader:
     """A loader of `dataset` in the order of `batches`; its workers live as long as it does."""
     return DataLoader(
@@ -290,5 +297,6 @@ def loader(dataset: Dataset, batches: EpochBatches, workers: int, devices: Devic
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_signals_to_the_main_process,
         pin_memory=devices.device.type == "cuda",
     )

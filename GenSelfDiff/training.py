@@ -29,7 +29,7 @@ Figures = dict[str, tuple[Tensor, Tensor | int]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Settings that both stages share; the first five have a default in each stage's script."""
+    """Settings that both stages share; the first five get their defaults in each stage's script."""
 
     run_name: str
     """name of the run: its folder under snapshots/"""
@@ -163,8 +163,8 @@ class Trainer:
             print(f"run {run} is finished after {self.epoch} epochs; --epochs N goes on, --fresh starts over")
             return
         self._introduce()
-        self._check_validation()
         with StopRequest() as self.stop:
+            self._check_validation()
             while self.epoch < self.settings.epochs:
                 self._train_epoch()
         if self.devices.main:
@@ -274,7 +274,7 @@ class Trainer:
             print(f"epoch {self.epoch}/{self.settings.epochs}: {figures}{mark}, {seconds:.1f} s", flush=True)
             self.model.eval()
             self.stage.after_epoch(self.model, self.epoch, self.folder)
-        if number := self.devices.largest(self.stop.signal)[0]:
+        if self.epoch < self.settings.epochs and (number := self.devices.largest(self.stop.signal)[0]):
             self._leave(number)
 
     @torch.no_grad()
@@ -320,7 +320,7 @@ class Trainer:
 
     def _leave(self, number: int) -> None:
         """Exit as the signal wants, with the conventional code 128 + its number; everything is saved."""
-        if self.devices.main and self.epoch < self.settings.epochs:
+        if self.devices.main:
             print(
                 f"stopped by {signal.Signals(number).name} after epoch {self.epoch}, step {self.step} of the next; "
                 f"saved in {self.folder}: the same command goes on from there",

@@ -35,15 +35,10 @@ class Settings(TrainingSettings):
     pretrained: str = "MoNuSeg_pretrain"
     """run of pre-training to start from, or the path of its folder or of a (published) .pth; "scratch": none"""
     run_name: str = "MoNuSeg_finetune"
-    """name of the run: its folder under snapshots/"""
     epochs: int = 150
-    """passes over the training patches"""
     batch_size: int = 8
-    """patches a step, for each GPU or process"""
     learning_rate: float = 1e-4
-    """of Adam, constant"""
     betas: tuple[float, float] = (0.5, 0.999)
-    """of Adam"""
     dim: int | None = None
     """width of the network from scratch (64 if not given); otherwise that of the pre-trained one"""
     losses: tuple[LossName, ...] = ("ss", "focal")

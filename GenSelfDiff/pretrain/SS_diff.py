@@ -33,15 +33,10 @@ class Settings(TrainingSettings):
     data: tuple[Path, ...] = (MONUSEG,)
     """roots of the data sets to train on: their unlabelled patches, or the images of their labelled ones"""
     run_name: str = "MoNuSeg_pretrain"
-    """name of the run: its folder under snapshots/"""
     epochs: int = 100
-    """passes over the training patches"""
     batch_size: int = 8
-    """patches a step, for each GPU or process"""
     learning_rate: float = 1e-4
-    """of Adam, constant"""
     betas: tuple[float, float] = (0.9, 0.999)
-    """of Adam"""
     dim: int = 64
     """width of the network; 8 to 32 for small runs"""
     timesteps: int = 1000

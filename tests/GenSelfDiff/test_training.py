@@ -35,8 +35,8 @@ def pretraining(tiny_data_set, tmp_path):
 def finetuning(tiny_data_set, tmp_path):
     """Settings of a tiny fine-tuning run from scratch."""
     return Diff_Seg.Settings(
-        data=tiny_data_set, run_name=str(tmp_path / "seg"), pretrained="scratch", epochs=2, batch_size=4, dim=8, workers=0,
-        initial_weights="pytorch", device="cpu",
+        data=tiny_data_set, run_name=str(tmp_path / "seg"), pretrained="scratch", epochs=2, batch_size=4, dim=8,
+        workers=0, initial_weights="pytorch", device="cpu",
     )  # fmt: skip
 
 
@@ -53,7 +53,12 @@ def command(settings, script="GenSelfDiff/pretrain/SS_diff.py"):
 def start(words, *prefix):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, *prefix, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        [sys.executable, *prefix, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
 
 
@@ -154,6 +159,20 @@ def test_sigterm_in_mid_epoch_saves_and_going_on_changes_nothing(pretraining, tm
     SS_diff.main(stopped)
     assert len(steps) == 6  # none was lost, none done twice
     assert_same_run(pretraining.run_name, stopped.run_name)
+
+
+def test_ctrl_c_reaches_the_workers_too_and_still_saves(finetuning):
+    """A terminal sends SIGINT to every process of the group: the workers must live until the step is saved."""
+    settings = replace(finetuning, epochs=10_000, workers=1)
+    process = start(command(settings, "GenSelfDiff/downstream_train/Diff_Seg.py"))
+    while not (Path(settings.run_name) / "history.csv").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT and "Traceback" not in output
+    assert "stopped by SIGINT after epoch" in output and "the same command goes on from there" in output
+    assert checkpoint.load(Path(settings.run_name) / "last.pth")["epoch"] >= 1
 
 
 def test_killed_at_any_moment_and_continued_gives_the_same(finetuning, tmp_path):

@@ -1,0 +1,144 @@
+import errno
+import os
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils_general import (
+    InputError,
+    contact_sheet,
+    list_images,
+    read_index_map,
+    read_rgb,
+    replace_file,
+    replace_folder,
+    run_script,
+    write_png,
+)
+
+
+@dataclass
+class NoSettings:
+    """Of a script without settings."""
+
+
+def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replace_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    with replace_file(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_filled_folder_is_replaced_only_on_request_and_only_if_it_is_ours(tmp_path):
+    path = tmp_path / "out"
+    with replace_folder(path, "marker", overwrite=False) as new:
+        (new / "marker").touch()
+    with pytest.raises(InputError, match="--overwrite replaces them"), replace_folder(path, "marker", overwrite=False):
+        pass
+    with replace_folder(path, "marker", overwrite=True) as new:
+        (new / "other").touch()
+    assert [f.name for f in path.iterdir()] == ["other"]
+    with pytest.raises(InputError, match="did not write"), replace_folder(path, "marker", overwrite=True):
+        pass
+    assert [f.name for f in path.iterdir()] == ["other"]
+
+
+def test_a_failed_run_leaves_the_old_folder(tmp_path):
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "marker").touch()
+    with pytest.raises(RuntimeError), replace_folder(path, "marker", overwrite=True) as new:
+        (new / "half").touch()
+        raise RuntimeError
+    assert [f.name for f in path.iterdir()] == ["marker"] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_images_are_listed_in_natural_order(tmp_path):
+    for name in ("image_10.png", "image_2.PNG", "notes.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    assert [f.name for f in list_images(tmp_path)] == ["image_2.PNG", "image_10.png"]
+
+
+def test_masks_and_images_survive_png_exactly(tmp_path):
+    rng = np.random.default_rng(0)
+    instances = rng.integers(0, 2**16, (9, 7), dtype=np.uint16)
+    image = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    write_png(tmp_path / "instances.png", instances)
+    write_png(tmp_path / "image.png", image)
+    assert (read_index_map(tmp_path / "instances.png") == instances).all()
+    assert (read_rgb(tmp_path / "image.png") == image).all()
+
+
+def test_palette_and_one_bit_labels_keep_their_index(tmp_path):
+    palette = Image.fromarray(np.array([[0, 3], [1, 2]], np.uint8), mode="P")
+    palette.putpalette([10 * i for i in range(12)])
+    palette.save(tmp_path / "palette.png")
+    assert read_index_map(tmp_path / "palette.png").tolist() == [[0, 3], [1, 2]]
+    Image.fromarray(np.array([[False, True]])).save(tmp_path / "bit.png")
+    assert read_index_map(tmp_path / "bit.png").tolist() == [[0, 1]]
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(InputError, match=r"deep.png has more than 8 bits a channel"):
+        read_rgb(tmp_path / "deep.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "colour.png")
+    with pytest.raises(InputError, match=r"colour.png has 3 channels"):
+        read_index_map(tmp_path / "colour.png")
+    (tmp_path / "zip.tif").write_bytes(b"PK\3\4 something")
+    with pytest.raises(InputError, match=r"cannot read image .*zip.tif"):
+        read_rgb(tmp_path / "zip.tif")
+
+
+def test_contact_sheet():
+    images = [np.full((4, 5, 3), i, np.uint8) for i in range(3)]
+    sheet = contact_sheet(images, columns=2)
+    assert sheet.shape == (4 + 2 + 4, 5 + 2 + 5, 3)
+    assert (sheet[:4, 7:] == 1).all() and (sheet[6:, :5] == 2).all() and (sheet[6:, 7:] == 255).all()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_full_or_read_only_disk_ends_in_one_line(number, monkeypatch):
+    def main(_settings):
+        raise OSError(number, os.strerror(number), "/data/out.png")
+
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with pytest.raises(SystemExit, match=f"error: cannot write or read /data/out.png: {os.strerror(number)}"):
+        run_script(main, NoSettings)
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch):
+    def main(_settings):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with pytest.raises(ZeroDivisionError):
+        run_script(main, NoSettings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [(["--help"], 0, "--learning-rate"), (["--learning-rat", "1"], 2, "learning"), (["--epochs", "x"], 2, "epochs")],
+)
+def test_command_line(run_script_file, arguments, code, words):
+    done = run_script_file("HE_diff_general.py", *arguments, check=False)
+    assert done.returncode == code and words in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_user_mistake_is_one_line_and_exit_code_1(run_script_file, tmp_path):
+    done = run_script_file("GenSelfDiff/pretrain/SS_diff.py", "--data", tmp_path / "nowhere", check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_an_output_folder_that_cannot_be_made_ends_in_one_line(run_script_file, tiny_data_set):
+    below_a_file = tiny_data_set / "dataset.json" / "images"
+    done = run_script_file("sample_images.py", "--data", tiny_data_set, "--output", below_a_file, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
