@@ -34,6 +34,7 @@ RESULTS = ROOT / "results"  # one folder a test
 GENERATED = ROOT / "generated"  # synthetic images, and the real ones to compare them with
 
 SPLIT_SEED = 2023  # the paper's seed for every split
+SIDE_MULTIPLE = 8  # the U-Net halves its input three times: sides of patches are multiples of this
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DISK_TROUBLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # no room, or a broken disk
@@ -71,6 +72,9 @@ def replace_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not name the file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -125,7 +129,7 @@ def read_json(path: Path) -> Any:
 
 def natural_order(path: Path) -> list[str | int]:
     """Sort key by name in which `image_2` comes before `image_10`."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def list_images(folder: Path, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> list[Path]:

@@ -14,8 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from GenSelfDiff.devices import Devices
-from GenSelfDiff.unet import DOWNSCALING
-from utils_general import SPLIT_SEED, DataSet, InputError, list_images, read_index_map, read_rgb
+from utils_general import SIDE_MULTIPLE, SPLIT_SEED, DataSet, InputError, list_images, read_index_map, read_rgb
 
 # The input range each stage was published with; a setting of both, stored in the checkpoint.
 PRETRAINING_RANGE = (-1.0, 1.0)
@@ -202,8 +201,8 @@ class PatchDataset(Dataset):
         self.numbers = np.concatenate(selected)
         self.which = np.repeat(np.arange(len(folders)), [len(s) for s in selected])
         sizes = {folder.data_set.patch_size for folder in folders}
-        if len(sizes) > 1 or min(sizes) % DOWNSCALING:
-            raise InputError(f"patches of {sorted(sizes)} pixels: one size is needed, a multiple of {DOWNSCALING}")
+        if len(sizes) > 1 or min(sizes) % SIDE_MULTIPLE:
+            raise InputError(f"patches of {sorted(sizes)} pixels: one size is needed, a multiple of {SIDE_MULTIPLE}")
         self.size = sizes.pop()
 
     def __len__(self) -> int:

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DIM_MULTS = (1, 2, 4, 8)  # width of each resolution in units of dim
-DOWNSCALING = 2 ** (len(DIM_MULTS) - 1)  # image sides must be multiples of this
 InitialWeights = Literal["published", "pytorch"]
 
 

@@ -1,0 +1,62 @@
+"""The same test for methods that learn nothing: what a trained network has to beat.
+
+python3 ./GenSelfDiff/test/baselines.py --method otsu
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from skimage.color import rgb2hed
+from skimage.filters import threshold_otsu
+
+from GenSelfDiff.test.evaluation import patches_to_test
+from GenSelfDiff.test.report import ReportSettings, run_test
+from utils_general import RESULTS, run_script
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ReportSettings):
+    """Test a trivial method on the test patches of a data set."""
+
+    method: Literal["background", "otsu"] = "otsu"
+    """everything is background; or Otsu's threshold of the haematoxylin channel of each image, above it is class 1"""
+    output: Path | None = None
+    """folder for the results; results/<data set>_<method> if not given"""
+    blur: float = 1.0
+    """otsu: deviation in pixels of a Gaussian on the haematoxylin channel"""
+
+
+def haematoxylin_threshold(images: np.ndarray, blur: float) -> np.ndarray:
+    """Patches of one image uint8 (N, H, W, 3) to foreground (N, H, W), by one threshold (Otsu, 1979) for all.
+
+    The stain is unmixed by colour deconvolution (Ruifrok and Johnston, 2001).
+    """
+    stain = np.stack([gaussian_filter(rgb2hed(image)[..., 0], blur) for image in images])
+    return stain > threshold_otsu(stain)
+
+
+def main(settings: Settings) -> None:
+    """Predict, evaluate, write."""
+    patches = patches_to_test(settings.data)
+    classes = patches.data_set.classes
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        probabilities = np.zeros((len(images), len(classes), *images.shape[1:3]), np.float32)
+        foreground = np.zeros(images.shape[:3], bool)
+        if settings.method == "otsu":
+            foreground = haematoxylin_threshold(images, settings.blur)
+        probabilities[:, 0], probabilities[:, 1] = ~foreground, foreground
+        return probabilities
+
+    output = settings.output or RESULTS / f"{patches.data_set.name}_{settings.method}"
+    run_test(settings, output, patches, classes, predict, {})
+
+
+if __name__ == "__main__":
+    run_script(main, Settings)

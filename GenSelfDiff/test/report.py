@@ -1,0 +1,90 @@
+"""What every test leaves behind, whichever the predictor: tables, summary, pictures, label maps."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from GenSelfDiff.data import Patches
+from GenSelfDiff.test import pictures
+from GenSelfDiff.test.evaluation import Figures, Image, Predictor, evaluate
+from GenSelfDiff.test.instances import InstanceSettings
+from GenSelfDiff.test.metrics import ABSENT_CLASSES
+from GenSelfDiff.training import plain
+from utils_general import MONUSEG, InputError, replace_folder, write_json
+
+MARKER = "summary.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings(InstanceSettings):
+    """What every test asks for."""
+
+    data: Path = MONUSEG
+    """root of the data set: its test patches"""
+    pictures: int = 20
+    """how many images get pictures; label maps are written of all"""
+    overwrite: bool = False
+    """replace the results of an earlier test"""
+
+
+def run_test(
+    settings: ReportSettings,
+    output: Path,
+    patches: Patches,
+    classes: list[str],
+    predict: Predictor,
+    about: dict[str, Any],
+) -> None:
+    """Evaluate, write the results folder, print the table."""
+    known = patches.data_set.classes
+    if known and len(known) != len(classes):
+        raise InputError(f"{patches.folder} has the classes {', '.join(known)}; the network {', '.join(classes)}")
+    patches.check_labels(len(classes))
+    with replace_folder(output, MARKER, settings.overwrite) as folder:
+        drawn: list[str] = []
+
+        def look(image: Image) -> None:
+            pictures.write_label_maps(image, folder / "label_maps")
+            if len(drawn) < settings.pictures:
+                pictures.draw(image, classes, folder / "pictures")
+                drawn.append(image.source)
+
+        figures = evaluate(predict, patches, classes, settings, look)
+        table = figures.table()
+        _write(folder, figures, table, {**plain(settings), **about})
+    _print(table, figures)
+    print(f"tables, pictures and label maps are in {output}")
+
+
+def _write(folder: Path, figures: Figures, table: pd.DataFrame, settings: dict[str, Any]) -> None:
+    figures.patches.to_csv(folder / "patches.csv", index=False)
+    figures.images.to_csv(folder / "images.csv", index=False)
+    table.to_csv(folder / "table.csv", index_label=["averaging", "figure"])
+    pictures.draw_confusion_matrix(sum(figures.matrices.values()), figures.classes, folder / "confusion_matrix.png")
+    averages = {averaging: group.droplevel(0).to_dict() for averaging, group in table.groupby(level=0, sort=False)}
+    summary = {
+        "settings": settings,
+        "classes": figures.classes,
+        "instances": figures.method,
+        "true instances": figures.truth_instances,
+        "absent classes": ABSENT_CLASSES,
+        "images": figures.images.source.tolist(),
+        "figures": averages,
+        "confusion matrices": {split: matrix.tolist() for split, matrix in figures.matrices.items()},
+    }
+    write_json(folder / MARKER, summary)
+
+
+def _print(table: pd.DataFrame, figures: Figures) -> None:
+    """The table, group by group: each says how it was averaged."""
+    for averaging, group in table.groupby(level=0, sort=False):
+        print(f"\n{averaging}")
+        print(group.droplevel(0).to_string(float_format="{:.4f}".format))
+    undefined = int(figures.images.isna().any(axis=1).sum())
+    print(
+        f"\n{len(figures.images)} images, {len(figures.patches)} patches. Predicted objects by {figures.method}, true "
+        f"ones from {figures.truth_instances}.\nAbsent classes: {ABSENT_CLASSES} (in {undefined} images a figure "
+        'is left out).\n"AJI" and "Hausdorff_distance" as published are not those of other papers: see the README.'
+    )

@@ -1,0 +1,70 @@
+"""Testing a fine-tuned network: all figures of the paper, the standard ones beside them, pictures and label maps.
+
+    python3 ./GenSelfDiff/test/test_script.py
+
+Edit the defaults below, or pass them: `--name value`.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import torch
+
+from GenSelfDiff import checkpoint
+from GenSelfDiff.data import to_input
+from GenSelfDiff.devices import Precision, set_up
+from GenSelfDiff.test.evaluation import patches_to_test
+from GenSelfDiff.test.report import ReportSettings, run_test
+from utils_general import RESULTS, InputError, run_script
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ReportSettings):
+    """Test a fine-tuned network on the test patches of a data set."""
+
+    run: str = "MoNuSeg_finetune"
+    """run of fine-tuning, or the path of its folder or of a (published) .pth"""
+    output: Path | None = None
+    """folder for the results; results/<run> if not given"""
+    batch_size: int = 8
+    """patches at a time"""
+    precision: Precision = "float32"
+    """float32, or bfloat16 (autocast: faster, rounded)"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+
+
+def main(settings: Settings) -> None:
+    """Check everything, predict, evaluate, write."""
+    if settings.batch_size < 1:
+        raise InputError("--batch-size must be 1 or more")
+    path = checkpoint.find(settings.run)
+    devices = set_up(settings.device)
+    model, loaded = checkpoint.load_segmentation(path, devices.device)
+    patches = patches_to_test(settings.data)
+    trained_on = loaded.get("patch_size")
+    if trained_on not in (None, patches.data_set.patch_size):
+        print(f"note: trained on patches of {trained_on} pixels, tested on {patches.data_set.patch_size}")
+    input_range = tuple(loaded["settings"]["input_range"])
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        batches = torch.from_numpy(images).split(settings.batch_size)
+        with torch.inference_mode():
+            return np.concatenate([probabilities(torch.stack([to_input(i, input_range) for i in b])) for b in batches])
+
+    def probabilities(inputs: torch.Tensor) -> np.ndarray:
+        with devices.autocast(settings.precision):
+            logits = model(inputs.to(devices.device))
+        return logits.float().softmax(1).cpu().numpy()
+
+    about = {"checkpoint": str(path), "epoch": loaded["epoch"], "validation loss": float(loaded["loss"])}
+    name = Path(settings.run).stem if settings.run.endswith(".pth") else Path(settings.run).name
+    run_test(settings, settings.output or RESULTS / name, patches, loaded["classes"], predict, about)
+
+
+if __name__ == "__main__":
+    run_script(main, Settings)

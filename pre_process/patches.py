@@ -1,0 +1,247 @@
+"""From source images to folders of patches: what the data sets share.
+
+A data set's script finds its source images, says how their labels are read and which image goes where; from here on
+all data sets are treated alike. Splits are made by source image, so that no two folders and no two splits ever hold
+pixels of the same image, and labels are written losslessly.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from skimage.draw import polygon
+from tqdm import tqdm
+
+from utils_general import (
+    SIDE_MULTIPLE,
+    SPLIT_SEED,
+    DataSet,
+    InputError,
+    natural_order,
+    read_index_map,
+    read_rgb,
+    replace_folder,
+    write_json,
+    write_png,
+)
+
+Labels = tuple[np.ndarray, np.ndarray | None]
+"""class indices (H, W), and instance numbers (H, W), 0 for the background, or None where instances are unknown"""
+
+LARGEST_INSTANCE = np.iinfo(np.uint16).max
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchSettings:
+    """What the preprocessing of every data set asks for."""
+
+    output: Path
+    """folder for the patches"""
+    patch_size: int = 256
+    """height and width of a patch in pixels, a multiple of 8"""
+    stride: int = 64
+    """pixels from one patch to the next"""
+    border_windows: bool = False
+    """add patches flush with the right and bottom border where the windows would leave a rest of the image unused"""
+    overwrite: bool = False
+    """replace the patches of an earlier run"""
+
+    def check(self) -> None:
+        """Raise `InputError` for a size or stride that cannot work."""
+        if self.patch_size < SIDE_MULTIPLE or self.patch_size % SIDE_MULTIPLE:
+            raise InputError(f"--patch-size {self.patch_size}: the network wants a multiple of {SIDE_MULTIPLE}")
+        if self.stride < 1:
+            raise InputError(f"--stride {self.stride}: at least 1 pixel is wanted")
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One image to be cut, and where its labels come from; nothing is decoded before `read` is called."""
+
+    file: Path
+    label_file: Path | None = None
+    read_labels: Callable[[tuple[int, int]], Labels] | None = None
+    """called with the image's (height, width)"""
+    test_split: str = "test"
+    """what index.csv says of its patches if the image goes to test/"""
+
+    @property
+    def name(self) -> str:
+        """The file's name without its extension."""
+        return self.file.stem
+
+    def read(self, patch_size: int, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Image uint8 (H, W, 3), class indices uint8 (H, W) and instance numbers uint16 (H, W); None where unknown.
+
+        Raises `InputError` for an image smaller than a patch, labels of another size, a class that has no name, and
+        instance numbers that do not fit 16 bit.
+        """
+        image = read_rgb(self.file)
+        height, width = image.shape[:2]
+        if min(height, width) < patch_size:
+            raise InputError(
+                f"{self.file} is {width}x{height} pixels, smaller than a patch of {patch_size}x{patch_size}: "
+                "remove it or choose a smaller --patch-size"
+            )
+        if self.read_labels is None:
+            return image, None, None
+        class_map, instance_map = self.read_labels((height, width))
+        if class_map.shape != (height, width):
+            found = f"{class_map.shape[1]}x{class_map.shape[0]}"
+            raise InputError(f"{self.label_file} is {found} pixels, but its image {self.file} is {width}x{height}")
+        class_map = self._checked(class_map, "class", len(classes) - 1, f"indices of {', '.join(classes)}")
+        if instance_map is not None:
+            why = "more do not fit a 16-bit PNG: number them from 1"
+            instance_map = self._checked(instance_map, "instance", LARGEST_INSTANCE, why).astype(np.uint16)
+        return image, class_map.astype(np.uint8), instance_map
+
+    def _checked(self, array: np.ndarray, kind: str, highest: int, why: str) -> np.ndarray:
+        wrong = array.max() if array.max() > highest else array.min()
+        if not 0 <= wrong <= highest:
+            raise InputError(f"{self.label_file} holds {kind} {wrong}; 0 to {highest} are allowed ({why})")
+        return array
+
+
+def by_name(files: Collection[Path], suffix: str = "") -> dict[str, Path]:
+    """Files by their name without extension, and without `suffix` at its end; two of one name are an `InputError`."""
+    named: dict[str, Path] = {}
+    for file in files:
+        name = file.stem.removesuffix(suffix)
+        if name in named:
+            raise InputError(f"{named[name]} and {file.name} have the same name: rename or remove one")
+        named[name] = file
+    return named
+
+
+def check_pairs(
+    images: dict[str, Path], labels: dict[str, Path], labelled: Collection[str], image_folder: Path, looked_for: str
+) -> None:
+    """Raise `InputError` for a label without its image, or an image named in `labelled` without its label.
+
+    `looked_for` says in the message what the label of such an image would have been.
+    """
+    if alone := [name for name in labels if name not in images]:
+        raise InputError(
+            f"{labels[alone[0]]} labels {alone[0]}, but {image_folder} holds no image of that name "
+            f"({len(alone)} of {len(labels)} labels have no image): add the images or remove the labels"
+        )
+    if missing := [name for name in labelled if name not in labels]:
+        raise InputError(
+            f"{images[missing[0]]} has no label: looked for {looked_for} "
+            f"({len(missing)} of {len(labelled)} images have none): add the labels or remove the images"
+        )
+
+
+def split_by_image(items: Sequence, fraction: float) -> tuple[list, list]:
+    """Divide `items` (one an image) into the first `fraction` of a seeded permutation and the rest, both in order."""
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(items))
+    first = order[: int(round(fraction * len(items), 6))]  # 0.7 * 10 is 6.999..., and 7 is meant
+    rest = order[len(first) :]
+    return [items[i] for i in sorted(first)], [items[i] for i in sorted(rest)]
+
+
+def read_instance_labels(file: Path, shape: tuple[int, int]) -> Labels:
+    """Labels from an image of instance numbers: class 1 wherever there is a number. Any `shape` is read as it is."""
+    numbers = read_index_map(file)
+    return (numbers > 0).astype(np.uint8), numbers
+
+
+def polygon_pixels(vertices: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pixels whose centre lies in a polygon or on its edge.
+
+    `vertices` (N, 2) are x, y with (0, 0) at the top left corner of the image, so the centre of the first pixel is
+    (0.5, 0.5). What lies outside `shape` (H, W) is left out; fewer than three vertices cover nothing.
+    """
+    if len(vertices) < 3:
+        return np.empty(0, int), np.empty(0, int)
+    return polygon(vertices[:, 1] - 0.5, vertices[:, 0] - 0.5, shape)
+
+
+def window_positions(shape: tuple[int, int], settings: PatchSettings) -> list[tuple[int, int]]:
+    """Left and top (x, y) of every patch in an image of `shape` (H, W), row by row from the top left.
+
+    Windows that would cross the border are dropped, as in the paper; with `border_windows` one more column and row
+    flush with the border takes their place.
+    """
+
+    def starts(length: int) -> list[int]:
+        positions = list(range(0, length - settings.patch_size + 1, settings.stride))
+        if settings.border_windows and positions[-1] + settings.patch_size < length:
+            positions.append(length - settings.patch_size)
+        return positions
+
+    height, width = shape
+    return [(x, y) for y in starts(height) for x in starts(width)]
+
+
+def write_data_set(
+    settings: PatchSettings, protocol: str, classes: list[str], instances: str, folders: dict[str, list[SourceImage]]
+) -> int:
+    """Cut the source images of each folder ("unlabelled", "labelled", "test") and write the data set's root folder.
+
+    Every image and label is read and checked before the first patch is written. `protocol`, `classes` and `instances`
+    go to dataset.json (see `DataSet`). Prints a summary; returns the number of instances in all images together.
+    """
+    settings.check()
+    folders = {
+        name: sorted(sources, key=lambda s: natural_order(s.file)) for name, sources in folders.items() if sources
+    }
+    name = settings.output.resolve().name
+    data_set = DataSet(name, protocol, classes, instances, settings.patch_size, settings.stride, SPLIT_SEED)
+    with replace_folder(settings.output, "dataset.json", settings.overwrite) as root:
+        summary = _check(settings, classes, folders)
+        with tqdm(total=int(summary.patches.sum()), desc="cutting", unit="patch", disable=None) as bar:
+            for folder, sources in folders.items():
+                _write_folder(root / folder, settings, classes, sources, _splits(folder, sources), bar)
+        write_json(root / "dataset.json", asdict(data_set))
+    table = summary.groupby(["folder", "split"], sort=False).sum(min_count=1).reset_index()
+    table["instances"] = ["-" if pd.isna(n) else n for n in table.instances]
+    print(table.to_string(index=False))
+    return int(summary.instances.sum())
+
+
+def _splits(folder: str, sources: list[SourceImage]) -> list[str]:
+    """The split of each source image: 10 % of the images are held out for validation, outside test/."""
+    if folder == "test":
+        return [source.test_split for source in sources]
+    train = range(len(sources)) if len(sources) == 1 else split_by_image(range(len(sources)), 0.9)[0]
+    return ["train" if i in train else "val" for i in range(len(sources))]
+
+
+def _check(settings: PatchSettings, classes: list[str], folders: dict[str, list[SourceImage]]) -> pd.DataFrame:
+    """Read everything once. A row a source image: folder, split, images (1), patches, instances (NA if unknown)."""
+    name, number = Counter(source.name for sources in folders.values() for source in sources).most_common(1)[0]
+    if number > 1:
+        raise InputError(f"{number} images are named {name}: names tell images apart, rename them")
+    rows = []
+    with tqdm(total=sum(map(len, folders.values())), desc="checking", unit="image", disable=None) as bar:
+        for folder, sources in folders.items():
+            for source, split in zip(sources, _splits(folder, sources), strict=True):
+                image, _, instance_map = source.read(settings.patch_size, classes)
+                patches = len(window_positions(image.shape[:2], settings))
+                instances = pd.NA if instance_map is None else np.count_nonzero(np.unique(instance_map))
+                rows.append((folder, split, 1, patches, instances))
+                bar.update()
+    table = pd.DataFrame(rows, columns=["folder", "split", "images", "patches", "instances"])
+    return table.astype({"instances": "Int64"})
+
+
+def _write_folder(
+    folder: Path, settings: PatchSettings, classes: list[str], sources: list[SourceImage], splits: list[str], bar: tqdm
+) -> None:
+    """Write the patches of `sources`, numbered from 0, and their index.csv."""
+    rows = []
+    for source, split in zip(sources, splits, strict=True):
+        image, class_map, instance_map = source.read(settings.patch_size, classes)
+        maps = {"images/image": image, "labels/label": class_map, "instances/instance": instance_map}
+        for x, y in window_positions(image.shape[:2], settings):
+            for stem, array in maps.items():
+                if array is not None:
+                    patch = array[y : y + settings.patch_size, x : x + settings.patch_size]
+                    write_png(folder / f"{stem}_{len(rows)}.png", patch)
+            rows.append((len(rows), source.name, x, y, split))
+            bar.update()
+    pd.DataFrame(rows, columns=["patch", "source", "x", "y", "split"]).to_csv(folder / "index.csv", index=False)
