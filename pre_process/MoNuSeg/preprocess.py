@@ -95,7 +95,7 @@ def labelled(images: list[Path], xml_folder: Path) -> tuple[list[SourceImage], i
     files = [f for f in xml_folder.glob("*.xml") if not f.name.startswith(".")]
     named, xml = by_name(images), by_name(files)
     check_pairs(named, xml, named, images[0].parent, f"an .xml file of that name in {xml_folder}")
-    outlines = {name: read_outlines(xml[name]) for name in tqdm(named, desc="reading xml", unit="file")}
+    outlines = {name: read_outlines(xml[name]) for name in tqdm(named, desc="reading xml", unit="file", disable=None)}
     sources = [SourceImage(named[name], xml[name], partial(draw_nuclei, outlines[name])) for name in named]
     return sources, sum(map(len, outlines.values()))
 

@@ -270,7 +270,7 @@ def main(settings: Settings) -> None:
         raise InputError("at least 1 training image, 2 test images and a size of 64 pixels are wanted")
     nuclei = 0
     with replace_folder(settings.output, "demo.json", settings.overwrite) as root:
-        for i, (tif, xml) in enumerate(tqdm(list(places(root, settings)), unit="image")):
+        for i, (tif, xml) in enumerate(tqdm(list(places(root, settings)), unit="image", disable=None)):
             image, outlines = make_image(np.random.default_rng([settings.seed, i]), settings.size)
             Image.fromarray(image).save(tif)
             write_xml(xml, outlines)
