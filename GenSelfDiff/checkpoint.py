@@ -5,6 +5,7 @@ in the epoch, history, settings. Files that the released code wrote are read too
 """
 
 import _codecs
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,10 @@ _NUMPY_SCALAR = [
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint beside `path` and rename it: an interruption leaves the earlier file whole."""
+    buffer = io.BytesIO()  # PyTorch's own writer hides a full disk behind an error of its own
+    torch.save({**content, "version": VERSION}, buffer)
     with replace_file(path) as temporary:
-        torch.save({**content, "version": VERSION}, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load(path: Path) -> dict[str, Any]:

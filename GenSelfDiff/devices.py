@@ -1,5 +1,6 @@
 """The one place that decides where a script computes: CPU or GPUs, one process or several."""
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -84,17 +85,19 @@ def pick_device(name: str) -> torch.device:
 
 
 def set_up(name: str) -> Devices:
-    """Decide on the devices of a training script, and join the other processes where `torchrun` started it."""
-    if "RANK" not in os.environ:
-        device = pick_device(name)
-        return Devices(device, replicas=torch.cuda.device_count() if device == torch.device("cuda") else 1)
-    if name == "auto" and torch.cuda.is_available():
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    """Decide on the devices of a script, and join the other processes where `torchrun` started it."""
     device = pick_device(name)
+    if "RANK" not in os.environ:
+        return Devices(device, replicas=torch.cuda.device_count() if device == torch.device("cuda") else 1)
     if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Devices(device, rank=torch.distributed.get_rank(), world_size=torch.distributed.get_world_size())
+    atexit.register(torch.distributed.destroy_process_group)
+    devices = Devices(device, rank=torch.distributed.get_rank(), world_size=torch.distributed.get_world_size())
+    if not devices.main:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  one process speaks for all, until the end
+    return devices
 
 
 def keep_freed_memory() -> None:

@@ -1,5 +1,7 @@
+import errno
 import io
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,14 +75,14 @@ def test_truncated_and_missing_files(tmp_path):
 def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.pth"
     checkpoint.save(path, {"model_state_dict": DiffusionNet(8).state_dict(), "epoch": 1})
-    real_save = torch.save
+    real_write = Path.write_bytes
 
-    def disk_full(content, file):
-        real_save({"part": 1}, file)
-        raise OSError(28, "No space left on device")
+    def disk_full(file, content):
+        real_write(file, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    with pytest.raises(OSError, match="No space left on device: .*last.pth"):
         checkpoint.save(path, {"epoch": 2})
     assert checkpoint.load(path)["epoch"] == 1
     assert [f.name for f in tmp_path.iterdir()] == ["last.pth"]

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def command(settings, script="GenSelfDiff/pretrain/SS_diff.py"):
     return words
 
 
-def start(words, *prefix):
+def start(words, *prefix, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, *prefix, *words],
@@ -59,6 +60,7 @@ def start(words, *prefix):
         text=True,
         env=environment,
         start_new_session=True,
+        **options,
     )
 
 
@@ -245,6 +247,18 @@ def test_a_truncated_image_ends_in_one_line(pretraining, tiny_data_set):
     output, _ = process.communicate()
     assert process.returncode == 1
     assert output.strip().splitlines()[-1].startswith("error: cannot read image") and "Traceback" not in output
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(pretraining):
+    """A limit on the size of files stands for the full disk: no checkpoint of this network fits below 1 MB."""
+    SS_diff.main(replace(pretraining, epochs=1))
+    good = (Path(pretraining.run_name) / "last.pth").read_bytes()
+    process = start(command(pretraining), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)))
+    output, _ = process.communicate()
+    assert process.returncode == 1 and "Traceback" not in output
+    assert output.strip().splitlines()[-1].startswith(f"error: cannot write or read {pretraining.run_name}")
+    assert (Path(pretraining.run_name) / "last.pth").read_bytes() == good
+    assert not list(Path(pretraining.run_name).glob(".*"))
 
 
 def test_one_source_image_trains_without_validation(finetuning, capsys):
