@@ -299,3 +299,10 @@ def loader(dataset: Dataset, batches: EpochBatches, workers: int, devices: Devic
         worker_init_fn=_leave_signals_to_the_main_process,
         pin_memory=devices.device.type == "cuda",
     )
+
+
+def stop_workers(data_loader: DataLoader) -> None:
+    """End the workers of a loader: Python would do it at exit, with the SIGTERM that they ignore, and wait forever."""
+    iterator = data_loader._iterator
+    if iterator is not None and data_loader.num_workers:
+        iterator._shutdown_workers()

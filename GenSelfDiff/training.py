@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
-from GenSelfDiff.data import EpochBatches, PatchDataset, loader
+from GenSelfDiff.data import EpochBatches, PatchDataset, loader, stop_workers
 from GenSelfDiff.devices import Devices, Precision
 from GenSelfDiff.unet import InitialWeights
 from utils_general import SNAPSHOTS, SPLIT_SEED, InputError, replace_file, save_figure, write_json
@@ -163,10 +163,14 @@ class Trainer:
             print(f"run {run} is finished after {self.epoch} epochs; --epochs N goes on, --fresh starts over")
             return
         self._introduce()
-        with StopRequest() as self.stop:
-            self._check_validation()
-            while self.epoch < self.settings.epochs:
-                self._train_epoch()
+        try:
+            with StopRequest() as self.stop:
+                self._check_validation()
+                while self.epoch < self.settings.epochs:
+                    self._train_epoch()
+        finally:
+            stop_workers(self.training_loader)
+            stop_workers(self.validation_loader)
         if self.devices.main:
             print(f"done: best validation loss {self.best_loss:.5f}; everything is in {self.folder}")
 

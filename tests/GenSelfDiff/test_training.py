@@ -163,6 +163,12 @@ def test_sigterm_in_mid_epoch_saves_and_going_on_changes_nothing(pretraining, tm
     assert_same_run(pretraining.run_name, stopped.run_name)
 
 
+def test_a_run_with_workers_ends_by_itself(finetuning):
+    process = start(command(replace(finetuning, workers=2), "GenSelfDiff/downstream_train/Diff_Seg.py"))
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0 and output.splitlines()[-1].startswith("done: ")
+
+
 def test_ctrl_c_reaches_the_workers_too_and_still_saves(finetuning):
     """A terminal sends SIGINT to every process of the group: the workers must live until the step is saved."""
     settings = replace(finetuning, epochs=10_000, workers=1)
