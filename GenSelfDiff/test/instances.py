@@ -7,7 +7,6 @@ import numpy as np
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter
 from skimage.feature import peak_local_max
 from skimage.measure import label
-from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
 InstanceMethod = Literal["components", "watershed"]
@@ -38,7 +37,7 @@ def to_instances(class_map: np.ndarray, method: InstanceMethod, settings: Instan
         mask = class_map == c
         mask = binary_fill_holes(mask) & (mask | (class_map == 0))
         objects = label(mask, connectivity=2)
-        objects = remove_small_objects(objects, max_size=settings.minimum_area - 1)
+        objects[np.bincount(objects.ravel())[objects] < settings.minimum_area] = 0
         if method == "watershed":
             objects = _divide(objects, settings)
         numbers = np.where(objects > 0, objects + numbers.max(), numbers)
