@@ -23,6 +23,7 @@ from utils_general import (
     MONUSEG,
     SPLIT_SEED,
     InputError,
+    at_least,
     contact_sheet,
     read_json,
     read_rgb,
@@ -130,8 +131,7 @@ def compare_colours(settings: Settings) -> pd.DataFrame:
 
 def main(settings: Settings) -> None:
     """Generate, then draw the contact sheet and compare the colours."""
-    if settings.count < 1 or settings.batch_size < 1:
-        raise InputError("--count and --batch-size must be 1 or more")
+    at_least(settings, count=1, batch_size=1, seed=0)
     for root in settings.data:
         Patches(pretraining_folder(root))  # the real patches are needed at the end: look for them now
     generate(settings)

@@ -15,6 +15,7 @@ from utils_general import (
     MONUSEG,
     SPLIT_SEED,
     InputError,
+    at_least,
     contact_sheet,
     read_json,
     read_rgb,
@@ -42,8 +43,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Copy what is missing, then draw the contact sheet."""
-    if settings.count < 1:
-        raise InputError("--count must be 1 or more")
+    at_least(settings, count=1, seed=0)
     files = [f for root in settings.data for f in Patches(pretraining_folder(root)).files.values()]
     drawn = [files[i] for i in np.random.RandomState(settings.seed).permutation(len(files))[: settings.count]]
     if len(drawn) < settings.count:

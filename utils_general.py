@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -38,7 +39,14 @@ SIDE_MULTIPLE = 8  # the U-Net halves its input three times: sides of patches ar
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DISK_TROUBLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # no room, or a broken disk
-    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG),  # not to be written there
+    *(
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+    ),  # not to be written there
 }
 
 
@@ -62,6 +70,14 @@ def run_script(main: Callable[[Any], None], settings: type) -> None:
         sys.exit(f"error: cannot write or read {error.filename or 'a file'}: {os.strerror(error.errno)}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def at_least(settings: Any, **lowest: float) -> None:
+    """`InputError` for a setting below its lowest sensible value, or not a number; settings of None are left alone."""
+    for name, bound in lowest.items():
+        value = getattr(settings, name)
+        if value is not None and not bound <= value < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} is {value}: {bound} or more is needed")
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from GenSelfDiff import checkpoint
 from GenSelfDiff.data import EpochBatches, PatchDataset, loader, stop_workers
 from GenSelfDiff.devices import Devices, Precision
 from GenSelfDiff.unet import InitialWeights
-from utils_general import SNAPSHOTS, SPLIT_SEED, InputError, replace_file, save_figure, write_json
+from utils_general import SNAPSHOTS, SPLIT_SEED, InputError, at_least, replace_file, save_figure, write_json
 
 # What may differ when a run is continued; every other setting is part of what the run computes.
 MAY_CHANGE = {"epochs", "workers", "device", "save_minutes", "fresh", "sample_every", "data"}
@@ -29,7 +29,7 @@ Figures = dict[str, tuple[Tensor, Tensor | int]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Settings that both stages share; the first five get their defaults in each stage's script."""
+    """Settings that both stages share; the first seven get their defaults in each stage's script."""
 
     run_name: str
     """name of the run: its folder under snapshots/"""
@@ -42,6 +42,10 @@ class TrainingSettings:
     """of Adam, constant"""
     betas: tuple[float, float]
     """of Adam"""
+    dim: int | None
+    """width of the network, a multiple of 8; 8 to 32 for small runs"""
+    input_range: tuple[float, float]
+    """what black and white become"""
     initial_weights: InitialWeights = "published"
     """what the network starts from: "published" (deviation 0.01, needs long training) or "pytorch" (small runs)"""
     precision: Precision = "float32"
@@ -56,6 +60,19 @@ class TrainingSettings:
     """minutes between checkpoints inside an epoch; there is one after every epoch in any case"""
     fresh: bool = False
     """start over: an existing run of this name is replaced instead of continued"""
+
+    def check(self) -> None:
+        """Raise `InputError` for a setting that cannot work."""
+        at_least(self, epochs=1, batch_size=1, learning_rate=0, workers=0, seed=0, save_minutes=0)
+        if not self.run_name.strip():
+            raise InputError("--run-name is empty: a run needs a name")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"--betas are {self.betas}: Adam wants two numbers from 0 to below 1")
+        low, high = self.input_range
+        if not low < high:
+            raise InputError(f"--input-range is {low} to {high}: the first must be below the second")
+        if self.dim is not None and (self.dim < 8 or self.dim % 8):
+            raise InputError(f"--dim is {self.dim}: a multiple of 8 is needed")
 
 
 class Stage(Protocol):

@@ -44,9 +44,14 @@ class Settings(TrainingSettings):
     losses: tuple[LossName, ...] = ("ss", "focal")
     """losses that are added up"""
     input_range: tuple[float, float] = FINETUNING_RANGE
-    """what black and white become"""
     labelled_images: int | None = None
     """how many labelled source images to train on; all if not given"""
+
+    def check(self) -> None:
+        """Raise `InputError` for a setting that cannot work."""
+        super().check()
+        if not self.losses:
+            raise InputError("--losses names no loss")
 
 
 class Segmentation:
@@ -102,6 +107,7 @@ def build_network(settings: Settings, classes: int) -> SegNet:
 
 def main(settings: Settings) -> None:
     """Check everything, build it, train."""
+    settings.check()
     devices = set_up(settings.device)
     patches = Patches(labelled_folder(settings.data), labelled=True)
     classes = patches.data_set.classes

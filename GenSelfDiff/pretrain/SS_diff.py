@@ -20,7 +20,7 @@ from GenSelfDiff.devices import set_up
 from GenSelfDiff.diffusion import GaussianDiffusion, ScheduleName
 from GenSelfDiff.training import Figures, Trainer, TrainingSettings, prepare_run
 from GenSelfDiff.unet import DiffusionNet, initialise
-from utils_general import MONUSEG, DataSet, InputError, contact_sheet, run_script, write_png
+from utils_general import MONUSEG, DataSet, InputError, at_least, contact_sheet, run_script, write_png
 
 PUBLISHED_BATCH = 8  # the released code reports sums over a batch of this size
 QUARTERS = 4
@@ -38,7 +38,6 @@ class Settings(TrainingSettings):
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     dim: int = 64
-    """width of the network; 8 to 32 for small runs"""
     timesteps: int = 1000
     """steps T of the diffusion"""
     schedule: ScheduleName = "quadratic"
@@ -48,9 +47,15 @@ class Settings(TrainingSettings):
     p2_gamma: float = 1.0
     """gamma of the P2 weight; 0: plain squared error"""
     input_range: tuple[float, float] = PRETRAINING_RANGE
-    """what black and white become"""
     sample_every: int = 20
     """epochs between pictures of one image being sampled; 0: none"""
+
+    def check(self) -> None:
+        """Raise `InputError` for a setting that cannot work."""
+        super().check()
+        at_least(self, timesteps=1, p2_k=0, p2_gamma=0, sample_every=0)
+        if not self.data:
+            raise InputError("--data names no data set")
 
 
 class NoisePrediction:
@@ -110,6 +115,7 @@ class NoisePrediction:
 
 def main(settings: Settings) -> None:
     """Check everything, build it, train."""
+    settings.check()
     devices = set_up(settings.device)
     folders = [Patches(pretraining_folder(root)) for root in settings.data]
     training = PatchDataset(folders, "train", settings.input_range, settings.seed, flips())

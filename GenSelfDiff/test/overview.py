@@ -18,7 +18,7 @@ import pandas as pd
 import tyro
 
 from GenSelfDiff.test.evaluation import BY_IMAGE, BY_INSTANCE
-from utils_general import RESULTS, InputError, read_json, read_rgb, replace_folder, run_script, save_figure
+from utils_general import RESULTS, InputError, at_least, read_json, read_rgb, replace_folder, run_script, save_figure
 
 FIGURES = [(BY_IMAGE, "Dice"), (BY_IMAGE, "Jaccard"), (BY_IMAGE, "HD95 (px)")]
 FIGURES += [(BY_INSTANCE, "AJI"), (BY_INSTANCE, "PQ"), (BY_INSTANCE, "object F1")]
@@ -72,6 +72,7 @@ def draw(folders: tuple[Path, ...], images: list[str], path: Path) -> None:
 
 def main(settings: Settings) -> None:
     """Read, compare, draw."""
+    at_least(settings, images=1)
     folders = tuple(folder.absolute() for folder in settings.results)
     summaries = read_summaries(folders)
     rows = {}

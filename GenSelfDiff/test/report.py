@@ -12,7 +12,7 @@ from GenSelfDiff.test.evaluation import Figures, Image, Predictor, evaluate
 from GenSelfDiff.test.instances import InstanceSettings
 from GenSelfDiff.test.metrics import ABSENT_CLASSES
 from GenSelfDiff.training import plain
-from utils_general import MONUSEG, InputError, replace_folder, write_json
+from utils_general import MONUSEG, InputError, at_least, replace_folder, write_json
 
 MARKER = "summary.json"
 
@@ -38,6 +38,7 @@ def run_test(
     about: dict[str, Any],
 ) -> None:
     """Evaluate, write the results folder, print the table."""
+    at_least(settings, pictures=0, minimum_area=0, peak_distance=1, smoothing=0)
     known = patches.data_set.classes
     if known and len(known) != len(classes):
         raise InputError(f"{patches.folder} has the classes {', '.join(known)}; the network {', '.join(classes)}")

@@ -19,7 +19,7 @@ from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import Precision, set_up
 from GenSelfDiff.test.evaluation import patches_to_test
 from GenSelfDiff.test.report import ReportSettings, run_test
-from utils_general import RESULTS, InputError, run_script
+from utils_general import RESULTS, at_least, run_script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,7 @@ class Settings(ReportSettings):
 
 def main(settings: Settings) -> None:
     """Check everything, predict, evaluate, write."""
-    if settings.batch_size < 1:
-        raise InputError("--batch-size must be 1 or more")
+    at_least(settings, batch_size=1)
     path = checkpoint.find(settings.run)
     devices = set_up(settings.device)
     model, loaded = checkpoint.load_segmentation(path, devices.device)

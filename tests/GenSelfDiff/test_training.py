@@ -217,6 +217,33 @@ def test_changed_settings_are_refused_by_name(pretraining):
     SS_diff.main(replace(pretraining, epochs=2, workers=1, save_minutes=1.0))  # these may change
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size is 0: 1 or more is needed"),
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"timesteps": 0}, "--timesteps is 0"),
+        ({"learning_rate": math.nan}, "--learning-rate is nan"),
+        ({"workers": -1}, "--workers is -1"),
+        ({"dim": 12}, "--dim is 12: a multiple of 8 is needed"),
+        ({"betas": (0.9, 1.5)}, r"--betas are \(0.9, 1.5\)"),
+        ({"input_range": (1.0, 1.0)}, "--input-range is 1.0 to 1.0"),
+        ({"run_name": ""}, "--run-name is empty"),
+        ({"data": ()}, "--data names no data set"),
+        ({"device": "tpu"}, "there is no device 'tpu'"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(pretraining, changed, message):
+    with pytest.raises(InputError, match=message):
+        SS_diff.main(replace(pretraining, **changed))
+    assert not Path(pretraining.run_name).exists()
+
+
+def test_finetuning_needs_a_loss(finetuning):
+    with pytest.raises(InputError, match="--losses names no loss"):
+        Diff_Seg.main(replace(finetuning, losses=()))
+
+
 def test_fresh_starts_over(pretraining):
     SS_diff.main(pretraining)
     SS_diff.main(replace(pretraining, fresh=True, epochs=1, learning_rate=0.5e-3))

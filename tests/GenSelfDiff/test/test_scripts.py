@@ -106,7 +106,7 @@ def test_wrong_checkpoints(settings, tmp_path, run, message):
 def test_wrong_data(settings, tmp_path):
     with pytest.raises(InputError, match="has no folder test"):
         test_script.main(replace(settings, data=tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="--batch-size must be 1 or more"):
+    with pytest.raises(InputError, match="--batch-size is 0: 1 or more is needed"):
         test_script.main(replace(settings, batch_size=0))
     Image.fromarray(np.full((16, 16), 7, np.uint8)).save(settings.data / "test" / "labels" / "label_5.png")
     with pytest.raises(InputError, match="label of patch 5 .* holds class 7"):
