@@ -17,7 +17,7 @@ from skimage.filters import threshold_otsu
 
 from GenSelfDiff.test.evaluation import patches_to_test
 from GenSelfDiff.test.report import ReportSettings, run_test
-from utils_general import RESULTS, run_script
+from utils_general import RESULTS, at_least, run_script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ def haematoxylin_threshold(images: np.ndarray, blur: float) -> np.ndarray:
 
 def main(settings: Settings) -> None:
     """Predict, evaluate, write."""
+    at_least(settings, blur=0)
     patches = patches_to_test(settings.data)
     classes = patches.data_set.classes
 
@@ -54,7 +55,7 @@ def main(settings: Settings) -> None:
         probabilities[:, 0], probabilities[:, 1] = ~foreground, foreground
         return probabilities
 
-    output = settings.output or RESULTS / f"{patches.data_set.name}_{settings.method}"
+    output = settings.output or RESULTS / f"{settings.data.resolve().name}_{settings.method}"
     run_test(settings, output, patches, classes, predict, {})
 
 

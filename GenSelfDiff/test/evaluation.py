@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from GenSelfDiff.data import Patches
 from GenSelfDiff.test import metrics
-from GenSelfDiff.test.instances import InstanceSettings, to_instances
+from GenSelfDiff.test.instances import InstanceSettings, of_class, to_instances
 from utils_general import DataSet, InputError
 
 Predictor = Callable[[np.ndarray], np.ndarray]
@@ -18,8 +18,9 @@ Predictor = Callable[[np.ndarray], np.ndarray]
 
 AS_PUBLISHED = "as published: mean over patches, classes without background"
 BY_IMAGE = "standard: mean over images, classes without background"
-BY_INSTANCE = "standard, instances: mean over images"
-POOLED = "standard: pooled over the pixels of all images"
+BY_INSTANCE = "standard, on instances: mean over images, classes without background"
+POOLED = "standard: pooled over the pixels of all images, mean over classes without background"
+POOLED_INSTANCES = "standard, on instances: pooled over the objects of all images, mean over classes without background"
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Image:
     split: str
     pixels: np.ndarray
     """uint8 (H, W, 3)"""
+    covered: np.ndarray
+    """bool: where there is a patch; the rest of the other maps is 0"""
     truth: np.ndarray
     prediction: np.ndarray
     true_instances: np.ndarray
@@ -45,7 +48,9 @@ class Figures:
     images: pd.DataFrame
     """a row an image: the standard figures, mean over the classes without background, and of each class"""
     matrices: dict[str, np.ndarray]
-    """confusion matrix of the stitched images, by split"""
+    """confusion matrix (C, C) of the stitched images, by split"""
+    counts: dict[str, np.ndarray]
+    """`metrics.INSTANCE_COUNTS` of the classes without background (C - 1, 6), by split"""
     classes: list[str]
     method: str
     """how class maps became instances"""
@@ -63,13 +68,15 @@ class Figures:
     def _column(self, splits: list[str]) -> pd.Series:
         patches = self.patches[self.patches.split.isin(splits)].drop(columns=["patch", "source", "split"])
         images = self.images[self.images.split.isin(splits)].drop(columns=["source", "split"])
-        on_instances = ["AJI", "PQ", "SQ", "RQ", "object F1"]
+        matrix, counts = (sum(sums[split] for split in splits) for sums in (self.matrices, self.counts))
         rows = {(AS_PUBLISHED, name): value for name, value in patches.mean().items()}
-        rows |= {(BY_IMAGE, n): v for n, v in images.drop(columns=on_instances).mean().items()}
-        rows |= {(BY_INSTANCE, n): v for n, v in images[on_instances].mean().items()}
-        pooled = metrics.overlap_metrics(sum(self.matrices[split] for split in splits))
-        rows |= {(POOLED, n): float(np.nanmean(v[1:])) for n, v in pooled.items()}
-        return pd.Series(rows)
+        for name, value in images.mean().items():
+            on_instances = name.partition(":")[0] in metrics.INSTANCE_FIGURES
+            rows[BY_INSTANCE if on_instances else BY_IMAGE, name] = value
+        pooled = {name: values[1:] for name, values in metrics.overlap_metrics(matrix).items()}
+        rows |= {(POOLED, name): value for name, value in named(pooled, self.classes).items()}
+        pooled = named(metrics.instance_figures(counts), self.classes)
+        return pd.Series(rows | {(POOLED_INSTANCES, name): value for name, value in pooled.items()})
 
 
 def evaluate(
@@ -81,19 +88,23 @@ def evaluate(
 ) -> Figures:
     """Predict every image of `patches`, hand it to `look` (which may draw it), and collect the figures."""
     method = instance_method(settings, patches.data_set)
-    patch_rows, image_rows, matrices = [], [], {}
+    patch_rows, image_rows, matrices, counts = [], [], {}, {}
     for image, rows in tqdm(
         _images(predict, patches, classes, method, settings), "images", patches.index.source.nunique(), disable=None
     ):
         patch_rows += rows
-        matrix = metrics.confusion_matrix(image.truth, image.prediction, len(classes))
+        matrix = metrics.confusion_matrix(image.truth[image.covered], image.prediction[image.covered], len(classes))
+        objects = class_instance_counts(image, len(classes))
         matrices[image.split] = matrices.get(image.split, 0) + matrix
-        image_rows.append({"source": image.source, "split": image.split, **image_figures(image, matrix, classes)})
+        counts[image.split] = counts.get(image.split, 0) + objects
+        figures = image_figures(image, matrix, objects, classes)
+        image_rows.append({"source": image.source, "split": image.split, **figures})
         look(image)
     return Figures(
         pd.DataFrame(patch_rows),
         pd.DataFrame(image_rows),
         matrices,
+        counts,
         classes,
         method,
         "the annotation" if patches.has_instances else "connected components of the class map",
@@ -121,12 +132,31 @@ def _images(
             figures.append({"patch": patch, "source": source, "split": split, **means})
         whole = stitch(truth, corners)
         prediction = stitch_probabilities(probabilities, corners).argmax(0)
-        if patches.has_instances:
-            true_instances = stitch(np.stack([patches.instances(i) for i in rows.patch]), corners)
-        else:
-            true_instances = to_instances(whole, "components", InstanceSettings(minimum_area=1))
-        instances = to_instances(prediction, method, settings)
-        yield Image(source, split, stitch(pixels, corners), whole, prediction, true_instances, instances), figures
+        image = Image(
+            source,
+            split,
+            stitch(pixels, corners),
+            stitch(np.ones_like(truth, bool), corners),
+            whole,
+            prediction,
+            _true_instances(patches, rows, corners, whole),
+            to_instances(prediction, method, settings),
+        )
+        yield image, figures
+
+
+def _true_instances(
+    patches: Patches, rows: pd.DataFrame, corners: list[tuple[int, int]], truth: np.ndarray
+) -> np.ndarray:
+    """The annotated instances of one image; where they are unknown, the connected components of its class map."""
+    if not patches.has_instances:
+        return to_instances(truth, "components", InstanceSettings(minimum_area=1))
+    instances = stitch(np.stack([patches.instances(i) for i in rows.patch]), corners)
+    try:
+        metrics.check_instances(instances, f"the annotation of {rows.source.iloc[0]} in {patches.folder}/instances")
+    except ValueError as error:
+        raise InputError(f"{error}; without that folder connected components are taken") from None
+    return instances
 
 
 def stitch(patches: np.ndarray, corners: list[tuple[int, int]]) -> np.ndarray:
@@ -143,34 +173,59 @@ def stitch_probabilities(probabilities: np.ndarray, corners: list[tuple[int, int
     """Mean of the probabilities (N, C, H, W) of all patches that cover a pixel, (C, H', W'); 0 where none does."""
     classes, height, width = probabilities.shape[1:]
     right, bottom = max(x for x, _ in corners) + width, max(y for _, y in corners) + height
-    total, covered = np.zeros((classes, bottom, right)), np.zeros((bottom, right))
+    total, covered = np.zeros((classes, bottom, right), np.float32), np.zeros((bottom, right), np.float32)
     for patch, (x, y) in zip(probabilities, corners, strict=True):
         total[:, y : y + height, x : x + width] += patch
         covered[y : y + height, x : x + width] += 1
     return total / np.maximum(covered, 1)
 
 
-def image_figures(image: Image, matrix: np.ndarray, classes: list[str]) -> dict[str, float]:
-    """The standard figures of one image: mean over the classes without background, then of each class by name."""
+def class_instance_counts(image: Image, classes: int) -> np.ndarray:
+    """`metrics.INSTANCE_COUNTS` of each class without background (C - 1, 6): only objects of one class are compared."""
+    return np.stack([
+        metrics.instance_counts(
+            of_class(image.true_instances, image.truth, c), of_class(image.instances, image.prediction, c)
+        )
+        for c in range(1, classes)
+    ])  # fmt: skip
+
+
+def image_figures(image: Image, matrix: np.ndarray, counts: np.ndarray, classes: list[str]) -> dict[str, float]:
+    """The standard figures of one image, from its confusion matrix (C, C), instance counts (C - 1, 6) and masks."""
     by_class = {name: values[1:] for name, values in metrics.overlap_metrics(matrix).items()}
     distances = [metrics.hausdorff(image.truth == c, image.prediction == c) for c in range(1, len(classes))]
     by_class["Hausdorff (px)"], by_class["HD95 (px)"] = np.array(distances).T
-    figures = {name: _mean(values) for name, values in by_class.items()}
-    figures |= metrics.instance_metrics(image.true_instances, image.instances)
-    if len(classes) > 2:
-        for c, class_name in enumerate(classes[1:]):
-            figures |= {f"{name}: {class_name}": float(values[c]) for name, values in by_class.items()}
+    return named(by_class | metrics.instance_figures(counts), classes)
+
+
+def named(by_class: dict[str, np.ndarray], classes: list[str]) -> dict[str, float]:
+    """Each figure's mean over the classes without background (C - 1,), NaN left out; of several, each by its name."""
+    figures = {}
+    for name, values in by_class.items():
+        figures[name] = float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+        if len(classes) > 2:
+            figures |= {f"{name}: {c}": float(value) for c, value in zip(classes[1:], values, strict=True)}
     return figures
 
 
-def _mean(values: np.ndarray) -> float:
-    """Mean of what is not NaN; NaN if nothing is."""
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
-
-
 def patches_to_test(root: Path) -> Patches:
-    """The labelled test patches of a data set."""
-    folder = root / "test"
+    """The labelled test patches of a data set, `root/test`; or `root` itself where that is a folder as released."""
+    folder = root if (root / "label_patches.mat").is_file() else root / "test"
     if not folder.is_dir():
         raise InputError(f"{root} has no folder test: its preprocessing made no labelled test patches")
-    return Patches(folder, labelled=True)
+    patches = Patches(folder, labelled=True)
+    if patches.matrix is not None:  # without an index.csv nothing was divided: all of it is to test
+        patches.index["split"] = "test"
+    return patches
+
+
+def check_patches(patches: Patches, classes: int) -> None:
+    """Read everything once: `InputError` names the first file that is broken, of another size or of a wrong class."""
+    patches.check_labels(classes)
+    size = (patches.data_set.patch_size, patches.data_set.patch_size)
+    for patch in tqdm(patches.index.patch, "checking", disable=None):
+        maps = {patches.files[patch].name: patches.image(patch), f"instance_{patch}.png": patches.instances(patch)}
+        for name, array in maps.items():
+            if array is not None and array.shape[:2] != size:
+                found = f"{array.shape[1]}x{array.shape[0]}"
+                raise InputError(f"{name} in {patches.folder} is {found} pixels, not {size[1]}x{size[0]}")

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter
+from scipy.ndimage import (
+    distance_transform_edt,
+    gaussian_filter,
+    generate_binary_structure,
+    grey_dilation,
+    grey_erosion,
+    maximum,
+    minimum,
+)
 from skimage.feature import peak_local_max
 from skimage.measure import label
 from skimage.segmentation import watershed
@@ -19,7 +27,7 @@ class InstanceSettings:
     instances: Literal["auto", "components", "watershed"] = "auto"
     """connected components, watershed on the distance transform (touching nuclei), or what dataset.json says"""
     minimum_area: int = 30
-    """pixels; smaller objects are specks: the smallest nuclei of MoNuSeg have about 30 pixels at 40x"""
+    """pixels; smaller objects are specks: of MoNuSeg's nuclei at 40x, 0.1 % are smaller (the border's not counted)"""
     peak_distance: int = 6
     """watershed: pixels between the centres of two objects at least; about the radius of a small nucleus at 40x"""
     smoothing: float = 1.5
@@ -29,28 +37,48 @@ class InstanceSettings:
 def to_instances(class_map: np.ndarray, method: InstanceMethod, settings: InstanceSettings) -> np.ndarray:
     """Instances of every class but the background: class indices (H, W) to numbers 1, 2, ... int32 (H, W).
 
-    Class by class: holes are filled (they keep no number where another class lies), specks removed, and what touches
-    (8 neighbours) is one object, unless the watershed divides it.
+    Holes are filled; then, class by class, what touches (8 neighbours) is one object, unless the watershed divides it;
+    then specks are removed. Numbers are consecutive, those of class 1 first.
     """
+    filled = fill_holes(class_map)
     numbers = np.zeros(class_map.shape, np.int32)
     for c in range(1, int(class_map.max()) + 1):
-        mask = class_map == c
-        mask = binary_fill_holes(mask) & (mask | (class_map == 0))
-        objects = label(mask, connectivity=2)
-        objects[np.bincount(objects.ravel())[objects] < settings.minimum_area] = 0
+        objects = label(filled == c, connectivity=2)
         if method == "watershed":
             objects = _divide(objects, settings)
-        numbers = np.where(objects > 0, objects + numbers.max(), numbers)
-    return numbers.astype(np.int32)
+        large = np.bincount(objects.ravel()) >= settings.minimum_area
+        large[0] = False
+        numbers += np.where(large, np.cumsum(large) + numbers.max(), 0).astype(np.int32)[objects]
+    return numbers
+
+
+def fill_holes(class_map: np.ndarray) -> np.ndarray:
+    """Background that one class alone encloses becomes that class; (H, W) to (H, W).
+
+    What touches the image's border or two classes is no hole.
+    """
+    cross = generate_binary_structure(2, 1)
+    pieces, number = label(class_map == 0, connectivity=1, return_num=True)
+    outside = int(class_map.max()) + 1
+    highest = grey_dilation(class_map, footprint=cross, mode="constant", cval=outside)
+    only_classes = np.where(class_map == 0, outside, class_map)
+    lowest = grey_erosion(only_classes, footprint=cross, mode="constant", cval=outside)
+    highest, lowest = (f(a, pieces, np.arange(1, number + 1)) for f, a in ((maximum, highest), (minimum, lowest)))
+    enclosing = np.where((highest == lowest) & (highest < outside), highest, 0)
+    return np.where(pieces > 0, np.append(0, enclosing)[pieces], class_map)
 
 
 def _divide(objects: np.ndarray, settings: InstanceSettings) -> np.ndarray:
-    """Divide objects that touch at the valleys of their smoothed distance transform."""
-    # Padded, because an object that the image's border cuts is not thin there.
-    distance = gaussian_filter(
-        distance_transform_edt(np.pad(objects > 0, 1, mode="edge"))[1:-1, 1:-1], settings.smoothing
-    )
+    """Divide objects that touch at the valleys of their smoothed distance transform; none is lost."""
+    distance = gaussian_filter(distance_transform_edt(objects > 0), settings.smoothing)
     peaks = peak_local_max(distance, min_distance=settings.peak_distance, labels=objects, exclude_border=False)
     markers = np.zeros(objects.shape, np.int32)
     markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    return watershed(-distance, markers, mask=objects > 0)
+    return watershed(-distance, markers, connectivity=2, mask=objects > 0)
+
+
+def of_class(instances: np.ndarray, class_map: np.ndarray, c: int) -> np.ndarray:
+    """The instances (H, W) that have pixels of class `c`, without their pixels of other classes; all else 0."""
+    chosen = np.zeros(int(instances.max()) + 1, bool)
+    chosen[instances[class_map == c]] = True
+    return np.where(chosen[instances] & ((class_map == c) | (class_map == 0)), instances, 0)

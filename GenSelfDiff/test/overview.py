@@ -4,6 +4,7 @@ python3 ./GenSelfDiff/test/overview.py results/MoNuSeg_scratch results/MoNuSeg_f
 """
 
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,13 @@ def read_summaries(folders: tuple[Path, ...]) -> list[dict[str, Any]]:
     """The summaries of all results; `InputError` names results of other test images."""
     if not folders:
         raise InputError("name the results folders to compare, e.g. results/A results/B")
+    for folder in folders:
+        if not (folder / "summary.json").is_file():
+            raise InputError(f"{folder} holds no results (no summary.json): run test_script.py or baselines.py first")
     summaries = [read_json(folder / "summary.json") for folder in folders]
     for folder, summary in zip(folders, summaries, strict=True):
+        if not {averaging for averaging, _ in FIGURES} <= summary.get("figures", {}).keys():
+            raise InputError(f"{folder}/summary.json is of another version of this project: test again")
         if other := set(summary["images"]) ^ set(summaries[0]["images"]):
             raise InputError(
                 f"{folder} and {folders[0]} were tested on different images ({len(other)} are in one only, e.g. "
@@ -53,10 +59,27 @@ def read_summaries(folders: tuple[Path, ...]) -> list[dict[str, Any]]:
     return summaries
 
 
-def draw(folders: tuple[Path, ...], images: list[str], path: Path) -> None:
+def figures_of(summary: dict[str, Any]) -> dict[str, float | None]:
+    """The figures of the table, over all splits."""
+    splits = [summary["figures"][averaging] for averaging, _ in FIGURES]
+    column = "all" if "all" in splits[0] else next(iter(splits[0]))
+    return {figure: split[column][figure] for split, (_, figure) in zip(splits, FIGURES, strict=True)}
+
+
+def names(folders: tuple[Path, ...]) -> list[str]:
+    """What each result is called: the name of its folder, with as many folders above it as make all differ."""
+    for parts in range(1, max(len(folder.parts) for folder in folders)):
+        called = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(called)) == len(folders):
+            return called
+    raise InputError(f"the same results folder is named twice: {', '.join(map(str, folders))}")
+
+
+def draw(results: dict[str, Path], images: list[str], path: Path) -> None:
     """A row an image: the middle of the image, its truth, and what each result says."""
-    columns = [("image", folders[0], "image"), ("truth", folders[0], "truth")]
-    columns += [(folder.name.replace("_", " "), folder, "prediction") for folder in folders]
+    first = next(iter(results.values()))
+    columns = [("image", first, "image"), ("truth", first, "truth")]
+    columns += [(title.replace("_", " "), folder, "prediction") for title, folder in results.items()]
     size = (2.6 * len(columns), 2.6 * len(images) + 0.4)
     figure, axes = plt.subplots(len(images), len(columns), figsize=size, squeeze=False, layout="constrained")
     for row, source in zip(axes, images, strict=True):
@@ -66,7 +89,7 @@ def draw(folders: tuple[Path, ...], images: list[str], path: Path) -> None:
             panel.imshow(picture[top : top + CROP, left : left + CROP], interpolation="nearest")
             panel.axis("off")
             if panel in axes[0]:
-                panel.set_title(title, fontsize=10)
+                panel.set_title(textwrap.fill(title, 30), fontsize=10)
     save_figure(figure, path)
 
 
@@ -75,12 +98,8 @@ def main(settings: Settings) -> None:
     at_least(settings, images=1)
     folders = tuple(folder.absolute() for folder in settings.results)
     summaries = read_summaries(folders)
-    rows = {}
-    for folder, summary in zip(folders, summaries, strict=True):
-        splits = [summary["figures"][averaging] for averaging, _ in FIGURES]
-        column = "all" if "all" in splits[0] else next(iter(splits[0]))
-        rows[folder.name] = {figure: split[column][figure] for split, (_, figure) in zip(splits, FIGURES, strict=True)}
-    table = pd.DataFrame(rows).T
+    titles = names(folders)
+    table = pd.DataFrame(dict(zip(titles, map(figures_of, summaries), strict=True)), dtype=float).T
     drawn = [s for s in summaries[0]["images"] if all((f / "pictures" / f"{s}_image.png").is_file() for f in folders)]
     if not drawn:
         raise InputError(
@@ -88,7 +107,7 @@ def main(settings: Settings) -> None:
         )
     with replace_folder(settings.output, "overview.csv", settings.overwrite) as output:
         table.to_csv(output / "overview.csv", index_label="result")
-        draw(folders, drawn[: settings.images], output / "overview.png")
+        draw(dict(zip(titles, folders, strict=True)), drawn[: settings.images], output / "overview.png")
     print(f"mean over {len(summaries[0]['images'])} test images, classes without background:")
     print(table.to_string(float_format="{:.3f}".format))
     print(f"table and picture are in {settings.output.absolute()}: overview.csv, overview.png")

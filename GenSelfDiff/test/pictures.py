@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from skimage.segmentation import find_boundaries
 
 from GenSelfDiff.test.evaluation import Image
-from utils_general import save_figure, write_png
+from utils_general import InputError, save_figure, write_png
 
 # Classes 1 to 3 in the published colours, then four that can be told from them; the background is black.
 PALETTE = np.array(
@@ -21,7 +21,6 @@ PALETTE = np.array(
     ],
     dtype=np.uint8,
 )
-TRUTH_CONTOUR = (0, 0, 0)
 
 
 def colours(class_map: np.ndarray) -> np.ndarray:
@@ -31,12 +30,18 @@ def colours(class_map: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: Image) -> np.ndarray:
-    """The tissue with contours, uint8 (H, W, 3): predicted objects in the colour of their class, true ones in black."""
+    """The tissue with contours one pixel wide, uint8 (H, W, 3).
+
+    True objects in black and white dashes, which show on dark nuclei and on pale stroma and are no class's colour; over
+    them predicted ones in the colour of their class: dashes are left where the two differ.
+    """
     picture = image.pixels.copy()
-    truth = find_boundaries(image.true_instances, mode="inner")
+    y, x = np.nonzero(find_boundaries(image.true_instances, mode="inner"))
+    picture[y, x] = np.where((y // 3 + 2 * (x // 3)) % 4 < 2, 255, 0)[:, None]  # changes along lines of any direction
+    class_of = np.zeros(int(image.instances.max()) + 1, int)  # by number; a filled hole is background in the class map
+    np.maximum.at(class_of, image.instances, image.prediction)
     predicted = find_boundaries(image.instances, mode="inner")
-    picture[truth] = TRUTH_CONTOUR
-    picture[predicted] = colours(image.prediction)[predicted]
+    picture[predicted] = colours(class_of[image.instances[predicted]])
     return picture
 
 
@@ -50,22 +55,31 @@ def draw(image: Image, classes: list[str], folder: Path) -> None:
     }
     for kind, picture in pictures.items():
         write_png(folder / f"{image.source}_{kind}.png", picture)
-    figure, axes = plt.subplots(1, 4, figsize=(20, 5.8), layout="constrained")
-    for panel, (kind, picture) in zip(axes, pictures.items(), strict=True):
-        panel.imshow(picture, interpolation="nearest" if len(picture) < 300 else None)
-        panel.set_title(kind if kind != "overlay" else "overlay: contours of objects")
+    height, width = image.truth.shape
+    side = max(height, width)
+    scale = max(1, round(700 / side)) * min(1, 1000 / side) / 120  # inches a pixel: up to 1000 pixels as they are
+    size = (2 * width * scale + 0.4, 2 * height * scale + 1.6)
+    figure, axes = plt.subplots(2, 2, figsize=size, layout="constrained")
+    for panel, (kind, picture) in zip(axes.flat, pictures.items(), strict=True):
+        panel.imshow(picture, interpolation="nearest")
+        panel.set_title(kind if kind != "overlay" else "overlay: contours of true and predicted objects")
         panel.axis("off")
     handles = [
-        Patch(facecolor=PALETTE[1:][c % 7] / 255, label=f"{name}, predicted") for c, name in enumerate(classes[1:])
+        Patch(facecolor=colours(np.array(c)) / 255, edgecolor="black", label=name)
+        for c, name in enumerate(classes[1:], 1)
     ]
-    handles.append(Patch(facecolor=np.array(TRUTH_CONTOUR) / 255, label="truth (contours)"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    handles.append(Patch(facecolor="white", edgecolor="black", linestyle="--", label="truth in the overlay (dashed)"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"{image.source} ({image.split})")
     save_figure(figure, folder / f"{image.source}_panel.png")
 
 
 def write_label_maps(image: Image, folder: Path) -> None:
     """`<source>_classes.png`, class indices uint8, and `<source>_instances.png`, numbers uint16."""
+    if image.instances.max() > np.iinfo(np.uint16).max:
+        raise InputError(
+            f"{image.source}: {image.instances.max()} predicted objects do not fit a 16-bit PNG: raise --minimum-area"
+        )
     write_png(folder / f"{image.source}_classes.png", image.prediction.astype(np.uint8))
     write_png(folder / f"{image.source}_instances.png", image.instances.astype(np.uint16))
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from GenSelfDiff.data import Patches
 from GenSelfDiff.test import pictures
-from GenSelfDiff.test.evaluation import Figures, Image, Predictor, evaluate
+from GenSelfDiff.test.evaluation import Figures, Image, Predictor, check_patches, evaluate
 from GenSelfDiff.test.instances import InstanceSettings
 from GenSelfDiff.test.metrics import ABSENT_CLASSES
 from GenSelfDiff.training import plain
@@ -37,13 +37,12 @@ def run_test(
     predict: Predictor,
     about: dict[str, Any],
 ) -> None:
-    """Evaluate, write the results folder, print the table."""
+    """Check, evaluate, write the results folder, print the table. `classes` are those of the predictor."""
     at_least(settings, pictures=0, minimum_area=0, peak_distance=1, smoothing=0)
-    known = patches.data_set.classes
-    if known and len(known) != len(classes):
-        raise InputError(f"{patches.folder} has the classes {', '.join(known)}; the network {', '.join(classes)}")
-    patches.check_labels(len(classes))
+    classes = _class_names(patches, classes)
+    output = output.absolute()
     with replace_folder(output, MARKER, settings.overwrite) as folder:
+        check_patches(patches, len(classes))
         drawn: list[str] = []
 
         def look(image: Image) -> None:
@@ -59,12 +58,31 @@ def run_test(
     print(f"tables, pictures and label maps are in {output}")
 
 
+def _class_names(patches: Patches, predicted: list[str]) -> list[str]:
+    """The names by class index: those of the data, which must have as many classes as the predictor.
+
+    A folder as released names no classes, and its labels need not show all of them: there the predictor's names hold.
+    """
+    known = predicted if patches.matrix is not None else patches.data_set.classes
+    if len(known) != len(predicted):
+        raise InputError(
+            f"{patches.folder} has {len(known)} classes ({', '.join(known)}), the network {len(predicted)} "
+            f"({', '.join(predicted)}): test on the data set it was fine-tuned for"
+        )
+    if len(known) < 2:
+        raise InputError(f"{patches.folder} has no class beside the background: there is nothing to test")
+    if known != predicted:
+        print(f"note: the network calls the classes {', '.join(predicted)}; the data's names are used")
+    return known
+
+
 def _write(folder: Path, figures: Figures, table: pd.DataFrame, settings: dict[str, Any]) -> None:
     figures.patches.to_csv(folder / "patches.csv", index=False)
     figures.images.to_csv(folder / "images.csv", index=False)
     table.to_csv(folder / "table.csv", index_label=["averaging", "figure"])
     pictures.draw_confusion_matrix(sum(figures.matrices.values()), figures.classes, folder / "confusion_matrix.png")
-    averages = {averaging: group.droplevel(0).to_dict() for averaging, group in table.groupby(level=0, sort=False)}
+    valid = table.astype(object).where(table.notna(), None)  # JSON knows no NaN
+    averages = {averaging: group.droplevel(0).to_dict() for averaging, group in valid.groupby(level=0, sort=False)}
     summary = {
         "settings": settings,
         "classes": figures.classes,
@@ -72,6 +90,7 @@ def _write(folder: Path, figures: Figures, table: pd.DataFrame, settings: dict[s
         "true instances": figures.truth_instances,
         "absent classes": ABSENT_CLASSES,
         "images": figures.images.source.tolist(),
+        "patches": len(figures.patches),
         "figures": averages,
         "confusion matrices": {split: matrix.tolist() for split, matrix in figures.matrices.items()},
     }

@@ -5,6 +5,7 @@
 Edit the defaults below, or pass them: `--name value`.
 """
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import Precision, set_up
 from GenSelfDiff.test.evaluation import patches_to_test
 from GenSelfDiff.test.report import ReportSettings, run_test
-from utils_general import RESULTS, at_least, run_script
+from utils_general import RESULTS, SIDE_MULTIPLE, InputError, at_least, run_script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Settings(ReportSettings):
     run: str = "MoNuSeg_finetune"
     """run of fine-tuning, or the path of its folder or of a (published) .pth"""
     output: Path | None = None
-    """folder for the results; results/<run> if not given"""
+    """folder for the results; results/<run> if not given, results/<name> for a published <name>.pth"""
     batch_size: int = 8
     """patches at a time"""
     precision: Precision = "float32"
@@ -45,9 +46,14 @@ def main(settings: Settings) -> None:
     devices = set_up(settings.device)
     model, loaded = checkpoint.load_segmentation(path, devices.device)
     patches = patches_to_test(settings.data)
-    trained_on = loaded.get("patch_size")
-    if trained_on not in (None, patches.data_set.patch_size):
-        print(f"note: trained on patches of {trained_on} pixels, tested on {patches.data_set.patch_size}")
+    trained_on, size = loaded.get("patch_size"), patches.data_set.patch_size
+    if size % SIDE_MULTIPLE:
+        raise InputError(
+            f"{patches.folder} holds patches of {size} pixels; the network wants multiples of {SIDE_MULTIPLE}"
+        )
+    print(f"{path}: epoch {loaded['epoch']}, validation loss {loaded['loss']:.5f}; on {len(patches)} patches")
+    if trained_on not in (None, size):
+        print(f"note: trained on patches of {trained_on} pixels, tested on {size}")
     input_range = tuple(loaded["settings"]["input_range"])
 
     def predict(images: np.ndarray) -> np.ndarray:
@@ -60,8 +66,9 @@ def main(settings: Settings) -> None:
             logits = model(inputs.to(devices.device))
         return logits.float().softmax(1).cpu().numpy()
 
-    about = {"checkpoint": str(path), "epoch": loaded["epoch"], "validation loss": float(loaded["loss"])}
-    name = Path(settings.run).stem if settings.run.endswith(".pth") else Path(settings.run).name
+    loss = float(loaded["loss"]) if math.isfinite(loaded["loss"]) else None
+    about = {"checkpoint": str(path), "epoch": loaded["epoch"], "validation loss": loss}
+    name = path.resolve().parent.name if path.stem in ("best", "last") else path.stem
     run_test(settings, settings.output or RESULTS / name, patches, loaded["classes"], predict, about)
 
 

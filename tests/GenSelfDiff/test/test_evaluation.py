@@ -1,19 +1,26 @@
+import warnings
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.io
+from PIL import Image as Picture
 
 from GenSelfDiff.test.evaluation import (
     AS_PUBLISHED,
     BY_IMAGE,
     BY_INSTANCE,
     POOLED,
+    POOLED_INSTANCES,
+    check_patches,
     evaluate,
     patches_to_test,
     stitch,
     stitch_probabilities,
 )
 from GenSelfDiff.test.instances import InstanceSettings
-from utils_general import InputError
+from utils_general import DataSet, InputError, write_json, write_png
 
 
 def one_hot(class_maps, classes=2):
@@ -73,6 +80,8 @@ def test_images_and_pixels_are_averaged_differently(oracle):
     first, second = (int((image.truth == 1).sum()) for image in seen)
     assert table[BY_IMAGE, "Dice"] == 0.5 and table[BY_INSTANCE, "AJI"] == 0.5
     assert table[POOLED, "Dice"] == pytest.approx(2 * first / (2 * first + second))
+    assert table[POOLED_INSTANCES, "AJI"] == pytest.approx(first / (first + second))
+    assert table[POOLED_INSTANCES, "RQ"] == pytest.approx(4 / (4 + 4 / 2))
     assert table[AS_PUBLISHED, "precision"] == 1  # nothing predicted counts 1, as published
     assert table[BY_IMAGE, "precision"] == 0.5
 
@@ -88,6 +97,8 @@ def test_splits_are_reported_apart_and_together(tiny_data_set):
     result = figures.table()
     assert result.columns.tolist() == ["testA", "testB", "all"]
     assert result.loc[(BY_IMAGE, "Dice")].tolist() == [1, 0, 0.5]
+    assert result.loc[(AS_PUBLISHED, "Jaccard_score")].tolist() == [1, 0, 0.5]
+    assert result.loc[(POOLED_INSTANCES, "RQ")].tolist() == pytest.approx([1, 0, 2 / 3])
 
 
 def test_three_classes_are_named(tiny_data_set):
@@ -98,6 +109,79 @@ def test_three_classes_are_named(tiny_data_set):
     )  # fmt: skip
     assert figures.images["Dice: nucleus"].tolist() == [1, 1] and figures.images["Dice: gland"].isna().all()
     assert figures.images["Dice"].tolist() == [1, 1]  # the absent class is left out
+    assert figures.images["AJI"].tolist() == [1, 1] and figures.images["AJI: gland"].isna().all()
+    assert figures.table().test[POOLED, "Dice: nucleus"] == 1
+
+
+def test_an_object_of_the_wrong_class_is_not_found(tiny_data_set):
+    figures = evaluate(
+        lambda images: one_hot(2 * (images.mean(-1) < 150).astype(int), 3),
+        patches_to_test(tiny_data_set), ["background", "nucleus", "gland"], InstanceSettings(), lambda image: None,
+    )  # fmt: skip
+    for figure in ("AJI", "PQ", "Dice"):
+        assert figures.images[f"{figure}: nucleus"].tolist() == figures.images[f"{figure}: gland"].tolist() == [0, 0]
+
+
+def test_nothing_there_and_nothing_found_leaves_all_figures_out(tiny_data_set):
+    for kind, dtype in (("label", np.uint8), ("instance", np.uint16)):
+        for file in (tiny_data_set / "test" / f"{kind}s").iterdir():
+            write_png(file, np.zeros((16, 16), dtype))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures, _ = run(patches_to_test(tiny_data_set), lambda images: one_hot(0 * images[..., 0].astype(int)))
+        table = figures.table().test
+    assert table.drop(index=AS_PUBLISHED, level=0).isna().all()
+    assert table[AS_PUBLISHED, "Jaccard_score"] == 1  # as published
+
+
+def write_cut(root, image, instances, size, stride):
+    """A data set whose test folder is one image, cut into patches."""
+    rows = []
+    for y, x in product(*(range(0, side - size + 1, stride) for side in instances.shape)):
+        window = np.s_[y : y + size, x : x + size]
+        i = len(rows)
+        write_png(root / f"test/images/image_{i}.png", image[window])
+        write_png(root / f"test/labels/label_{i}.png", (instances[window] > 0).astype(np.uint8))
+        write_png(root / f"test/instances/instance_{i}.png", instances[window].astype(np.uint16))
+        rows.append((i, "whole", x, y, "test"))
+    table = pd.DataFrame(rows, columns=["patch", "source", "x", "y", "split"])
+    table.to_csv(root / "test" / "index.csv", index=False)
+    write_json(root / "dataset.json", DataSet("cut", "x", ["b", "n"], "watershed", size, stride, 0).__dict__)
+    return patches_to_test(root)
+
+
+@pytest.fixture
+def tissue():
+    """An image of 48 pixels with a dark nucleus in every 16, and their numbers."""
+    ys, xs = np.mgrid[:48, :48] % 16 - 8
+    number = np.mgrid[:48, :48][0] // 16 * 3 + np.mgrid[:48, :48][1] // 16 + 1
+    instances = np.where(ys**2 + xs**2 < 30, number, 0)
+    image = np.where(instances[..., None] > 0, 60, 220) + np.random.default_rng(0).integers(-30, 30, (48, 48, 3))
+    return image.astype(np.uint8), instances
+
+
+def test_overlapping_patches_give_the_figures_of_the_whole_image(tmp_path, tissue):
+    def predict(images):
+        return one_hot((images[..., 0] < 85).astype(int))  # finds most pixels of the nuclei
+
+    (whole,), (cut,) = (
+        run(write_cut(tmp_path / str(size), *tissue, size, 8), predict)[1] for size in (48, 16)
+    )  # fmt: skip
+    for name in ("pixels", "truth", "prediction", "true_instances", "instances"):
+        assert (getattr(whole, name) == getattr(cut, name)).all()
+    assert whole.covered.all() and cut.covered.all()
+    figures = [run(write_cut(tmp_path / name, *tissue, size, 8), predict)[0].images for name, size in
+               (("a", 48), ("b", 16))]  # fmt: skip
+    pd.testing.assert_frame_equal(*figures)
+    assert 0 < figures[0].Dice[0] < 1
+
+
+def test_gaps_between_patches_count_for_nothing(tmp_path, tissue):
+    """Patches of 16 every 32 pixels: four nuclei are seen, five are in the gaps."""
+    patches = write_cut(tmp_path, *tissue, 16, 32)
+    figures, (seen,) = run(patches, lambda images: one_hot(np.ones(images.shape[:3], int)))
+    assert seen.covered.sum() == figures.matrices["test"].sum() == 4 * 16 * 16
+    assert figures.images.precision[0] == pytest.approx((tissue[1][:16, :16] > 0).mean())
 
 
 def test_without_instances_they_come_from_the_class_map(tiny_data_set):
@@ -106,6 +190,48 @@ def test_without_instances_they_come_from_the_class_map(tiny_data_set):
     (tiny_data_set / "test" / "instances").rmdir()
     figures, _ = run(patches_to_test(tiny_data_set), lambda i: one_hot((i.mean(-1) < 150).astype(int)))
     assert "connected components" in figures.truth_instances
+
+
+def write_released(folder, labels):
+    """A folder as the released code wrote it."""
+    folder.mkdir(parents=True)
+    for i, label in enumerate(labels):
+        grey = np.where(label[..., None] > 0, 60, 220).repeat(3, axis=-1).astype(np.uint8)
+        Picture.fromarray(grey).save(folder / f"image_{i}.jpg", quality=95)
+    scipy.io.savemat(folder / "label_patches.mat", {"data": labels.astype(np.uint8)})
+
+
+@pytest.mark.parametrize("folder", [".", "test"])
+def test_a_folder_as_released_is_all_for_testing(tmp_path, folder):
+    labels = np.zeros((12, 16, 16), int)
+    labels[:, 4:12, 4:12] = 1
+    write_released(tmp_path / "data" / folder, labels)
+    patches = patches_to_test(tmp_path / "data")
+    figures, seen = run(patches, lambda images: one_hot((images.mean(-1) < 140).astype(int)))
+    assert figures.table().columns.tolist() == ["test"] and len(seen) == 12
+    assert figures.table().test[BY_INSTANCE, "PQ"] > 0.9
+
+
+def test_a_class_map_is_not_taken_for_instances(tmp_path, tissue):
+    """Nine nuclei share one number; with eleven pieces or more that is no accident."""
+    image, instances = (np.tile(a, (2, 1, 1)[: a.ndim]) for a in tissue)
+    patches = write_cut(tmp_path, image, (instances > 0).astype(int), 16, 8)
+    with pytest.raises(InputError, match="annotation of whole .* but a class map: 18 pieces share 1 numbers; without"):
+        run(patches, lambda images: one_hot(0 * images[..., 0].astype(int)))
+
+
+@pytest.mark.parametrize(("kind", "stem"), [("images", "image"), ("labels", "label"), ("instances", "instance")])
+def test_broken_and_wrong_files_are_found_before_any_work(tiny_data_set, kind, stem):
+    check_patches(patches_to_test(tiny_data_set), 2)
+    file = tiny_data_set / "test" / kind / f"{stem}_5.png"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-30])
+    with pytest.raises(InputError, match=f"cannot read .*{stem}_5.png"):
+        check_patches(patches_to_test(tiny_data_set), 2)
+    file.write_bytes(whole)
+    Picture.open(file).resize((24, 16)).save(file)
+    with pytest.raises(InputError, match=r"5.* 24x16 pixels"):
+        check_patches(patches_to_test(tiny_data_set), 2)
 
 
 def test_a_data_set_without_test_patches(tmp_path):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.ndimage import binary_fill_holes
 
-from GenSelfDiff.test.instances import InstanceSettings, to_instances
+from GenSelfDiff.test.instances import InstanceSettings, fill_holes, of_class, to_instances
 
 SETTINGS = InstanceSettings()
 
@@ -37,6 +38,62 @@ def test_specks_go_and_holes_are_filled():
     kept = to_instances(class_map, "components", InstanceSettings(minimum_area=9))
     assert count(kept) == 2
     assert count(to_instances(class_map, "components", InstanceSettings(minimum_area=10))) == 1
+
+
+@pytest.mark.parametrize("method", ["components", "watershed"])
+def test_numbers_are_consecutive_when_specks_are_gone(method):
+    class_map = np.zeros((64, 64), int)
+    class_map[2, 2] = class_map[60, 60] = class_map[2, 60] = 1
+    class_map[disc(64, 20, 30, 8)] = 1
+    class_map[disc(64, 45, 30, 8)] = 2
+    assert np.unique(to_instances(class_map, method, SETTINGS)).tolist() == [0, 1, 2]
+
+
+def test_holes_are_filled_by_the_class_around_them_and_by_no_other():
+    nested = np.zeros((40, 40), int)
+    for radius, value in ((18, 2), (14, 0), (11, 1), (4, 0)):
+        nested[disc(40, 20, 20, radius)] = value
+    filled = fill_holes(nested)
+    assert (filled[disc(40, 20, 20, 4)] == 1).all()  # a hole in class 1, though class 2 encloses it too
+    gap = disc(40, 20, 20, 14) & ~disc(40, 20, 20, 11)
+    assert (filled[gap] == 0).all()  # between two classes: of neither
+    cut = np.ones((8, 8), int)
+    cut[0, 3] = 0  # open to the border of the image
+    assert (fill_holes(cut) == cut).all()
+    assert not fill_holes(np.zeros((5, 5), int)).any()
+
+
+def test_holes_of_a_binary_map_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        mask = rng.random((30, 25)) < 0.6
+        ours = fill_holes(mask.astype(np.int32)) == 1
+        assert (ours == binary_fill_holes(mask)).all()
+
+
+def test_the_watershed_loses_no_pixel():
+    """Also what hangs on an object by a corner, and what is thinner than the smoothing."""
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        class_map = (rng.random((40, 40)) < 0.45) * rng.integers(1, 3, (40, 40))
+        settings = InstanceSettings(minimum_area=1, peak_distance=8)
+        whole, divided = (to_instances(class_map, method, settings) for method in ("components", "watershed"))
+        assert ((divided > 0) == (whole > 0)).all()
+        for number in range(1, divided.max() + 1):
+            assert len(np.unique(whole[divided == number])) == 1  # divided, never joined
+
+
+def test_a_class_everywhere_is_one_object():
+    for method in ("components", "watershed"):
+        assert (to_instances(np.ones((64, 48), int), method, SETTINGS) == 1).all()
+
+
+def test_instances_of_a_class():
+    class_map = np.array([[1, 1, 0, 2, 2], [1, 0, 0, 2, 1]])
+    instances = np.array([[4, 4, 0, 7, 7], [4, 4, 0, 7, 7]])
+    assert of_class(instances, class_map, 1).tolist() == [[4, 4, 0, 0, 0], [4, 4, 0, 0, 7]]
+    assert of_class(instances, class_map, 2).tolist() == [[0, 0, 0, 7, 7], [0, 0, 0, 7, 0]]
+    assert not of_class(instances, class_map, 3).any()
 
 
 def test_classes_are_divided_from_each_other():

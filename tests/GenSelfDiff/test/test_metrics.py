@@ -2,9 +2,16 @@ import math
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, directed_hausdorff
 
-from GenSelfDiff.test.metrics import boundary, confusion_matrix, hausdorff, instance_metrics, overlap_metrics
+from GenSelfDiff.test.metrics import (
+    boundary,
+    confusion_matrix,
+    hausdorff,
+    instance_counts,
+    instance_figures,
+    overlap_metrics,
+)
 from GenSelfDiff.test.metrics import published_metrics as published
 
 
@@ -31,6 +38,20 @@ def test_confusion_matrix(golden, maps):
     assert (confusion_matrix(*maps, 4) == golden["m_cm"]).all()
     by_hand = confusion_matrix(np.array([[0, 0], [1, 2]]), np.array([[0, 1], [1, 1]]), 3)
     assert by_hand.tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_confusion_matrix_refuses_a_class_too_many(wrong):
+    with pytest.raises(ValueError, match="other indices than 0 to 2"):
+        confusion_matrix(np.array([[0, 1]]), np.array([[0, wrong]]), 3)
+
+
+def test_published_hausdorff_is_that_of_rows_also_of_empty_masks():
+    rng = np.random.default_rng(2)
+    for share in (0.5, 0.05, 0.01, 0):
+        truth, prediction = (rng.random((2, 20, 30)) < share).astype(int)
+        ways = directed_hausdorff(truth, prediction)[0], directed_hausdorff(prediction, truth)[0]
+        assert published(truth, prediction, 2)["Hausdorff_distance"].tolist() == pytest.approx([max(ways)])
 
 
 def test_published_figures_of_absent_classes_are_one():
@@ -67,6 +88,16 @@ def test_absent_classes_in_overlap_figures():
     assert math.isnan(figures["accuracy"][1])
 
 
+def test_a_class_everywhere_has_no_specificity():
+    """No pixel is outside it: 0 of 0 is neither right nor wrong, and a perfect prediction stays perfect."""
+    everywhere = np.ones((4, 4), int)
+    figures = overlap_metrics(confusion_matrix(everywhere, everywhere, 2))
+    assert math.isnan(figures["specificity"][1]) and figures["accuracy"][1] == figures["Dice"][1] == 1
+    half = np.array([[1, 1, 0, 0]] * 4)
+    assert math.isnan(overlap_metrics(confusion_matrix(everywhere, half, 2))["specificity"][1])
+    assert overlap_metrics(confusion_matrix(half, everywhere, 2))["specificity"][1] == 0
+
+
 def square(size, top, left, side):
     mask = np.zeros((size, size), bool)
     mask[top : top + side, left : left + side] = True
@@ -100,6 +131,13 @@ def test_hausdorff_against_all_distances():
 
 def test_boundary_has_the_pixels_at_the_border_of_the_image():
     assert len(boundary(np.ones((5, 6), bool))) == 2 * 5 + 2 * 6 - 4
+
+
+def instance_metrics(truth, prediction):
+    """The figures of one pair of instance maps."""
+    return {
+        name: float(values[0]) for name, values in instance_figures(instance_counts(truth, prediction)[None]).items()
+    }
 
 
 def instance_metrics_in_words(truth, prediction):
@@ -167,7 +205,38 @@ def test_instance_figures_where_nothing_is_found():
     assert all(math.isnan(v) for v in instance_metrics(objects * 0, objects * 0).values())
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((2, 2)), np.array([[-1, 0]]), np.zeros((2, 2, 2), int)])
+def test_one_prediction_is_taken_twice():
+    """Both true objects take the one prediction over them, as in the paper that defines the AJI."""
+    figures = instance_metrics(np.array([[1, 1, 2, 2]]), np.array([[9, 9, 9, 9]]))
+    assert figures["AJI"] == pytest.approx((2 + 2) / (4 + 4)) and figures["PQ"] == 0  # IoU 0.5 is no match
+
+
+def test_pooled_figures_weigh_objects_not_images():
+    """One image with one object found, one with three of which none is found."""
+    one, three = np.array([[1, 1, 0, 0, 0, 0]]), np.array([[1, 1, 2, 2, 3, 3]])
+    counts = np.stack([instance_counts(one, one), instance_counts(three, three * 0)])
+    assert counts.tolist() == [[2, 2, 1, 1, 1, 1], [0, 6, 0, 0, 3, 0]]
+    apart, pooled = instance_figures(counts), instance_figures(counts.sum(0, keepdims=True))
+    assert apart["AJI"].tolist() == apart["RQ"].tolist() == [1, 0]
+    assert pooled["AJI"].tolist() == [2 / 8] and pooled["RQ"].tolist() == [2 / 5]
+    assert pooled["PQ"].tolist() == [2 / 5] and pooled["SQ"].tolist() == [1]
+
+
+NUCLEI = np.zeros((9, 44), int)
+NUCLEI[2:5, ::4] = NUCLEI[2:5, 1::4] = 1  # eleven nuclei, all of class 1
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 2)), np.array([[-1, 0]]), np.zeros((2, 2, 2), int), NUCLEI > 0, NUCLEI])
 def test_what_is_no_instance_map_is_refused(wrong):
-    with pytest.raises(ValueError, match="is no instance map"):
-        instance_metrics(np.zeros((2, 2), int), wrong)
+    empty = np.zeros(wrong.shape[:2], int)
+    for pair in ((empty, wrong), (wrong, empty)):
+        with pytest.raises(ValueError, match="is no instance map"):
+            instance_counts(*pair)
+
+
+def test_an_object_in_pieces_is_none_the_less_an_instance():
+    pieces = NUCLEI.copy()
+    pieces[:, 24:] = 0  # six
+    assert instance_metrics(pieces, pieces)["PQ"] == 1
+    numbered = NUCLEI * np.arange(1, 45)
+    assert instance_metrics(numbered, numbered)["RQ"] == 1

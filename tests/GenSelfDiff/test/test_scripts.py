@@ -1,16 +1,19 @@
 """test_script.py, baselines.py and overview.py, run for real on tiny data."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.io
 import torch
 from PIL import Image
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.test import baselines, overview, test_script
+from GenSelfDiff.test.instances import to_instances
 from GenSelfDiff.unet import DiffusionNet, SegNet
 from utils_general import InputError, read_index_map, read_rgb
 
@@ -22,31 +25,44 @@ CONTENT = {
 
 @pytest.fixture
 def settings(tiny_data_set, tmp_path):
-    """A test of an untrained network."""
+    """A test of an untrained network, without pictures: they take time."""
     torch.manual_seed(0)
     checkpoint.save(tmp_path / "run" / "best.pth", {**CONTENT, "model_state_dict": SegNet(8, 2).state_dict()})
     return test_script.Settings(
-        data=tiny_data_set, run=str(tmp_path / "run"), output=tmp_path / "results", device="cpu", batch_size=3
-    )
+        data=tiny_data_set, run=str(tmp_path / "run"), output=tmp_path / "results", device="cpu", batch_size=3,
+        pictures=0,
+    )  # fmt: skip
+
+
+def read_summary(folder):
+    """The summary, which must be JSON that any program reads: without NaN."""
+    return json.loads((folder / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
 def test_everything_is_written(settings, capsys):
-    test_script.main(settings)
+    test_script.main(replace(settings, pictures=20))
     folder = settings.output
     names = {"table.csv", "patches.csv", "images.csv", "summary.json", "confusion_matrix.png", "pictures", "label_maps"}
     assert {f.name for f in folder.iterdir()} == names
     kinds = ("image", "truth", "prediction", "overlay", "panel")
     assert {f.name for f in (folder / "pictures").iterdir()} == {f"t{i}_{k}.png" for i in (1, 2) for k in kinds}
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_summary(folder)
     assert summary["settings"]["epoch"] == 3 and summary["instances"] == "watershed"
-    assert "left out" in summary["absent classes"] and any("as published" in k for k in summary["figures"])
+    assert "left out" in summary["absent classes"] and summary["true instances"] == "the annotation"
+    averagings = list(summary["figures"])
+    assert len(averagings) == 5 and all("mean over" in name or "pooled over" in name for name in averagings)
+    assert set(summary["figures"][averagings[0]]["test"]) == {
+        "AJI", "Jaccard_score", "F1_score", "Hausdorff_distance", "accuracy", "sensitivity", "precision", "specificity",
+        "dice",
+    }  # fmt: skip
     printed = capsys.readouterr().out
+    assert "best.pth: epoch 3, validation loss 0.50000; on 8 patches" in printed
     assert "mean over patches" in printed and "pooled over the pixels" in printed
     assert str(folder) in printed.splitlines()[-1]
 
 
 def test_label_maps_and_tables_agree(settings):
-    test_script.main(settings)
+    test_script.main(replace(settings, pictures=1))
     prediction = read_index_map(settings.output / "label_maps" / "t1_classes.png")
     truth = (read_rgb(settings.output / "pictures" / "t1_truth.png") == [255, 69, 0]).all(-1)
     images = pd.read_csv(settings.output / "images.csv", index_col="source")
@@ -59,6 +75,20 @@ def test_label_maps_and_tables_agree(settings):
     assert len(pd.read_csv(settings.output / "patches.csv")) == 8
 
 
+def test_the_label_maps_are_what_the_network_says(settings):
+    """The patches of `settings` do not overlap: each is a quarter of its image."""
+    test_script.main(settings)
+    model, _ = checkpoint.load_segmentation(checkpoint.find(settings.run), torch.device("cpu"))
+    classes = read_index_map(settings.output / "label_maps" / "t2_classes.png")
+    for patch, (y, x) in enumerate([(0, 0), (0, 16), (16, 0), (16, 16)], 4):
+        image = read_rgb(settings.data / "test" / "images" / f"image_{patch}.png")
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None])
+        assert (classes[y : y + 16, x : x + 16] == logits[0].argmax(0).numpy()).mean() > 0.99  # ties round
+    instances = read_index_map(settings.output / "label_maps" / "t2_instances.png")
+    assert (instances == to_instances(classes, "watershed", settings)).all()
+
+
 def test_the_batch_size_changes_nothing(settings, tmp_path):
     test_script.main(settings)
     test_script.main(replace(settings, batch_size=1, output=tmp_path / "other"))
@@ -67,11 +97,42 @@ def test_the_batch_size_changes_nothing(settings, tmp_path):
     assert np.allclose(one, other, atol=0.02, equal_nan=True)
 
 
-def test_a_published_checkpoint(settings, tmp_path):
+def test_a_published_checkpoint(settings, tmp_path, capsys):
     content = {"epoch": 9, "loss": np.float64(0.1), "model_state_dict": SegNet(8, 2).state_dict()}
     torch.save(content, tmp_path / "published.pth")
     test_script.main(replace(settings, run=str(tmp_path / "published.pth")))
-    assert json.loads((settings.output / "summary.json").read_text())["classes"] == ["background", "class 1"]
+    assert read_summary(settings.output)["classes"] == ["background", "nucleus"]
+    assert "the network calls the classes background, class 1; the data's names are used" in capsys.readouterr().out
+
+
+def test_a_test_folder_as_released(settings, tmp_path):
+    """Its labels show two of the network's four classes: that is no mistake."""
+    folder = tmp_path / "released" / "test"
+    folder.mkdir(parents=True)
+    labels = np.zeros((3, 16, 16), np.uint8)
+    labels[:, 4:12, 4:12] = 1
+    for i, label in enumerate(labels):
+        Image.fromarray((220 - 160 * label)[..., None].repeat(3, -1)).save(folder / f"image_{i}.jpg")
+    scipy.io.savemat(folder / "label_patches.mat", {"data": labels})
+    run = save_run(tmp_path / "four.pth", SegNet(8, 4), classes=["none", "a", "b", "c"])
+    test_script.main(replace(settings, data=folder.parent, run=run))
+    assert read_summary(settings.output)["classes"] == ["none", "a", "b", "c"]
+    assert pd.read_csv(settings.output / "table.csv").columns[2:].tolist() == ["test"]
+    baselines.main(baselines.Settings(data=folder.parent, output=tmp_path / "otsu", pictures=0))
+    assert (pd.read_csv(tmp_path / "otsu" / "images.csv").Dice > 0.8).all()
+
+
+def test_results_go_to_a_folder_of_the_runs_name(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(test_script, "RESULTS", tmp_path / "all")
+    monkeypatch.setattr(baselines, "RESULTS", tmp_path / "all")
+    run = tmp_path / "run"
+    test_script.main(replace(settings, output=None))
+    with pytest.raises(InputError, match="already holds files"):  # the same run under its other name
+        test_script.main(replace(settings, output=None, run=str(run / "best.pth")))
+    test_script.main(replace(settings, output=None, run=save_run(tmp_path / "given.pth", SegNet(8, 2))))
+    baselines.main(baselines.Settings(data=settings.data, pictures=0))
+    assert {f.name for f in (tmp_path / "all").iterdir()} == {"run", "given", "tiny_otsu"}
+    assert not (tmp_path / "all" / "run" / "pictures").exists()
 
 
 def test_results_are_not_overwritten_unasked(settings):
@@ -92,7 +153,8 @@ def save_run(path, model, **more):
     [
         (lambda p: "nobody", "no run 'nobody'"),
         (lambda p: save_run(p / "a.pth", DiffusionNet(8), stage="pretrain"), "is of pre-training; a fine-tuned one"),
-        (lambda p: save_run(p / "b.pth", SegNet(8, 4), classes=list("abcd")), "has the classes .*; the network a, b"),
+        (lambda p: save_run(p / "b.pth", SegNet(8, 4), classes=list("abcd")),
+         r"has 2 classes \(background, nucleus\), the network 4 \(a, b, c, d\)"),
         (lambda p: save_run(p / "c.pth", SegNet(8, 2), model_state_dict={"net.final_conv.1.weight": torch.zeros(2, 8)}),
          "does not fit the network"),
     ],
@@ -113,6 +175,20 @@ def test_wrong_data(settings, tmp_path):
         test_script.main(settings)
 
 
+def test_patches_that_the_network_cannot_halve(settings):
+    content = json.loads((settings.data / "dataset.json").read_text())
+    (settings.data / "dataset.json").write_text(json.dumps({**content, "patch_size": 20}))
+    with pytest.raises(InputError, match="holds patches of 20 pixels; the network wants multiples of 8"):
+        test_script.main(settings)
+
+
+def test_patches_of_another_size_than_in_training(settings, tmp_path, capsys):
+    run = save_run(tmp_path / "other.pth", SegNet(8, 2), patch_size=64, loss=math.nan)
+    test_script.main(replace(settings, run=run))
+    assert read_summary(settings.output)["settings"]["validation loss"] is None
+    assert "note: trained on patches of 64 pixels, tested on 16" in capsys.readouterr().out
+
+
 def test_a_truncated_image_leaves_no_half_results(settings):
     file = settings.data / "test" / "images" / "image_6.png"
     file.write_bytes(file.read_bytes()[:100])
@@ -123,14 +199,23 @@ def test_a_truncated_image_leaves_no_half_results(settings):
 
 def test_baselines(settings, tmp_path):
     for method in ("otsu", "background"):
-        baselines.main(baselines.Settings(data=settings.data, method=method, output=tmp_path / method))
+        baselines.main(baselines.Settings(data=settings.data, method=method, output=tmp_path / method, pictures=0))
     otsu, background = (pd.read_csv(tmp_path / m / "images.csv") for m in ("otsu", "background"))
     assert (otsu.Dice > 0.8).all() and (background.Dice == 0).all()  # dark discs on a pale ground
 
 
+def test_baselines_need_a_class(settings):
+    content = json.loads((settings.data / "dataset.json").read_text())
+    (settings.data / "dataset.json").write_text(json.dumps({**content, "classes": ["background"]}))
+    with pytest.raises(InputError, match="no class beside the background"):
+        baselines.main(baselines.Settings(data=settings.data, output=settings.output))
+    with pytest.raises(InputError, match="--blur is -1: 0 or more is needed"):
+        baselines.main(baselines.Settings(data=settings.data, output=settings.output, blur=-1))
+
+
 def test_overview(settings, tmp_path, capsys):
-    test_script.main(settings)
-    baselines.main(baselines.Settings(data=settings.data, output=tmp_path / "otsu"))
+    test_script.main(replace(settings, pictures=1))
+    baselines.main(baselines.Settings(data=settings.data, output=tmp_path / "otsu", pictures=1))
     both = overview.Settings(results=(settings.output, tmp_path / "otsu"), output=tmp_path / "overview")
     overview.main(both)
     table = pd.read_csv(tmp_path / "overview" / "overview.csv", index_col=0)
@@ -143,8 +228,35 @@ def test_overview(settings, tmp_path, capsys):
     (tmp_path / "otsu" / "summary.json").write_text(json.dumps({**summary, "images": ["t1", "t9"]}))
     with pytest.raises(InputError, match="were tested on different images .* e.g. t2"):
         overview.main(replace(both, overwrite=True))
-    with pytest.raises(InputError, match=r"summary.json is missing"):
+    (tmp_path / "otsu" / "summary.json").write_text(json.dumps({**summary, "figures": {"other": {}}}))
+    with pytest.raises(InputError, match="otsu/summary.json is of another version"):
+        overview.main(replace(both, overwrite=True))
+    with pytest.raises(InputError, match=r"nowhere holds no results \(no summary.json\): run test_script.py"):
         overview.main(replace(both, results=(tmp_path / "nowhere", settings.output)))
+    with pytest.raises(InputError, match="name the results folders"):
+        overview.main(replace(both, results=()))
+    assert table.equals(pd.read_csv(tmp_path / "overview" / "overview.csv", index_col=0))  # as it was
+
+
+def test_overview_of_results_that_are_called_alike(settings, tmp_path):
+    folders = tuple(tmp_path / name / "results" for name in ("one", "two"))
+    for folder, method in zip(folders, ("otsu", "background"), strict=True):
+        baselines.main(baselines.Settings(data=settings.data, method=method, output=folder, pictures=1))
+    both = overview.Settings(results=folders, output=tmp_path / "overview", images=9)
+    overview.main(both)
+    table = pd.read_csv(tmp_path / "overview" / "overview.csv", index_col=0)
+    assert table.index.tolist() == ["one/results", "two/results"] and table.Dice["one/results"] > 0.8
+    with pytest.raises(InputError, match="the same results folder is named twice"):
+        overview.main(replace(both, results=folders[:1] * 2, overwrite=True))
+    with pytest.raises(InputError, match="--images is 0: 1 or more is needed"):
+        overview.main(replace(both, images=0))
+
+
+def test_overview_needs_pictures(settings, tmp_path):
+    baselines.main(baselines.Settings(data=settings.data, output=tmp_path / "otsu", pictures=0))
+    with pytest.raises(InputError, match="no image in common: test with --pictures 3"):
+        overview.main(overview.Settings(results=(tmp_path / "otsu",), output=tmp_path / "overview"))
+    assert not (tmp_path / "overview").exists()
 
 
 def test_the_script_runs_by_its_path(settings, run_script_file):
