@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import PRETRAINING_RANGE, Patches, pretraining_folder, to_image
-from GenSelfDiff.devices import Precision, set_up
+from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
 from GenSelfDiff.diffusion import GaussianDiffusion
 from GenSelfDiff.training import plain
 from utils_general import (
@@ -84,7 +83,7 @@ def prepare_output(settings: Settings, path: Path, epoch: int) -> list[int]:
 
 def generate(settings: Settings) -> None:
     """Make the missing images, batch by batch."""
-    devices = set_up(settings.device)
+    devices = set_up_alone(settings.device)
     path = checkpoint.find(settings.pretrained)
     model, loaded = checkpoint.load_diffusion(path, devices.device)
     missing = prepare_output(settings, path, loaded["epoch"])
@@ -93,12 +92,7 @@ def generate(settings: Settings) -> None:
     trained = loaded.get("settings", {})  # a published checkpoint has none: the published values hold
     diffusion = GaussianDiffusion(trained.get("schedule", "quadratic"), trained.get("timesteps", 1000))
     diffusion.to(devices.device)
-    model = devices.wrap(model)
-
-    def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        with devices.autocast(settings.precision):
-            return model(x, t)
-
+    predict = devices.wrap(InPrecision(model, settings.precision))
     size, step = loaded.get("patch_size", 256), settings.batch_size * devices.replicas
     with tqdm(total=len(missing) * diffusion.timesteps, unit="step", unit_scale=True, disable=None) as bar:
         for start in range(0, len(missing), step):
@@ -132,6 +126,8 @@ def compare_colours(settings: Settings) -> pd.DataFrame:
 def main(settings: Settings) -> None:
     """Generate, then draw the contact sheet and compare the colours."""
     at_least(settings, count=1, batch_size=1, seed=0)
+    if not settings.data:
+        raise InputError("--data names no data set")
     for root in settings.data:
         Patches(pretraining_folder(root))  # the real patches are needed at the end: look for them now
     generate(settings)

@@ -44,18 +44,23 @@ class Settings:
 def main(settings: Settings) -> None:
     """Copy what is missing, then draw the contact sheet."""
     at_least(settings, count=1, seed=0)
-    files = [f for root in settings.data for f in Patches(pretraining_folder(root)).files.values()]
+    folders = [Patches(pretraining_folder(root)) for root in settings.data]
+    if len(sizes := {folder.data_set.patch_size for folder in folders}) != 1:
+        raise InputError(f"--data names patches of {sorted(sizes) or 'no'} sizes: one size is needed")
+    files = [f for folder in folders for f in folder.files.values()]
     drawn = [files[i] for i in np.random.RandomState(settings.seed).permutation(len(files))[: settings.count]]
     if len(drawn) < settings.count:
         print(f"there are only {len(drawn)} patches; all are taken")
-    record, sources = settings.output / "sources.json", [str(f) for f in drawn]
+    record, sources = settings.output / "sources.json", [str(f.resolve()) for f in drawn]
     settings.output.mkdir(parents=True, exist_ok=True)
     if record.is_file():
-        if read_json(record)[: len(sources)] != sources[: len(read_json(record))]:
+        earlier = read_json(record)
+        if earlier[: len(sources)] != sources[: len(earlier)]:
             raise InputError(f"{settings.output} holds another choice of patches: choose another --output")
     elif any(settings.output.iterdir()):
         raise InputError(f"{settings.output} holds files of something else: choose another --output")
-    write_json(record, sources)
+    if not record.is_file() or len(sources) > len(earlier):
+        write_json(record, sources)
     for i, file in enumerate(tqdm(drawn, "patches", disable=None)):
         target = settings.output / f"image_{i}.png"
         if not target.is_file():

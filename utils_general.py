@@ -45,6 +45,7 @@ DISK_TROUBLE = {
         errno.EPERM,
         errno.ENOTDIR,
         errno.EEXIST,
+        errno.EISDIR,
         errno.ENAMETOOLONG,
     ),  # not to be written there
 }
@@ -236,4 +237,7 @@ class DataSet:
         """Read `root/dataset.json`."""
         if not (root / "dataset.json").is_file():
             raise InputError(f"{root} holds no dataset.json: run the data set's preprocess.py first, or mend the path")
-        return cls(**read_json(root / "dataset.json"))
+        try:
+            return cls(**read_json(root / "dataset.json"))
+        except TypeError as error:
+            raise InputError(f"{root / 'dataset.json'} is not what preprocess.py writes: {error}") from None

@@ -6,7 +6,7 @@ in the epoch, history, settings. Files that the released code wrote are read too
 
 import _codecs
 import io
-import pickle
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from utils_general import SNAPSHOTS, InputError, replace_file
 
 VERSION = 1
 HEAD = "net.final_conv."  # what fine-tuning starts anew, as published
-FIRST_CONVOLUTION, LAST_CONVOLUTION = "net.init_conv.weight", "net.final_conv.1.weight"
+LAST_CONVOLUTION = "net.final_conv.1.weight"
 
 # The 'loss' of a published checkpoint is a NumPy scalar: exactly what is needed to read one is allowed.
 _NUMPY_SCALAR = [
@@ -38,6 +38,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
     torch.save({**content, "version": VERSION}, buffer)
     with replace_file(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # on the disk before it takes the place of the earlier one
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -47,10 +49,13 @@ def load(path: Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"checkpoint {path} does not exist") from None
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file fails anywhere in PyTorch's reader, in many ways
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path} is not a whole checkpoint: {reason[:160]}") from None
-    if not isinstance(checkpoint, dict) or LAST_CONVOLUTION not in checkpoint.get("model_state_dict", {}):
+    state = checkpoint.get("model_state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or LAST_CONVOLUTION not in state:
         raise InputError(f"{path} is no checkpoint of this network: it holds no 'model_state_dict' with its parameters")
     if checkpoint.get("version", 0) > VERSION:
         raise InputError(f"{path} was written by a newer version of this project: update the project")
@@ -60,7 +65,7 @@ def load(path: Path) -> dict[str, Any]:
 def find(run: str) -> Path:
     """The checkpoint that is meant by the name of a run, its folder, or the path of a .pth file."""
     path = Path(run)
-    if path.suffix == ".pth":
+    if path.suffix == ".pth" or path.is_file():
         return path
     folders = [SNAPSHOTS / run, path]
     for folder in folders:

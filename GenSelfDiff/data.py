@@ -1,5 +1,6 @@
 """Patches on disk as data sets for both stages, and the one place where images become network input."""
 
+import hashlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from utils_general import SIDE_MULTIPLE, SPLIT_SEED, DataSet, InputError, list_i
 # The input range each stage was published with; a setting of both, stored in the checkpoint.
 PRETRAINING_RANGE = (-1.0, 1.0)
 FINETUNING_RANGE = (0.0, 1.0)
+RELEASED = "released"  # the protocol of folders in the released code's layout
 INDEX_COLUMNS = ["patch", "source", "x", "y", "split"]
 
 
@@ -67,6 +69,8 @@ class Patches:
             raise InputError(f"{path} cannot be read: {error}") from None
         if list(self.index.columns) != INDEX_COLUMNS or not len(self.index):
             raise InputError(f"{path} wants a row a patch and the columns {', '.join(INDEX_COLUMNS)}")
+        if self.index.patch.duplicated().any():
+            raise InputError(f"{path} names patch {self.index.patch[self.index.patch.duplicated()].iloc[0]} twice")
         self._check_complete("images", "image")
         if self.labelled:
             self._check_complete("labels", "label")
@@ -92,14 +96,13 @@ class Patches:
         splits[np.random.RandomState(SPLIT_SEED).permutation(len(numbers))[: int(0.9 * len(numbers))]] = "train"
         sources = [self.files[n].stem for n in numbers]
         self.index = pd.DataFrame({"patch": numbers, "source": sources, "x": 0, "y": 0, "split": splits})
-        print(f"{self.folder} has no index.csv: patches are split 90/10 at random, so overlapping ones may be in both")
         self.has_instances = False
         height, width = read_rgb(self.files[numbers[0]]).shape[:2]
         classes: list[str] = []
         if self.labelled:
             self.matrix = self._read_matrix(numbers, (height, width))
             classes = ["background", *(f"class {c}" for c in range(1, int(self.matrix.max()) + 1))]
-        self.data_set = DataSet(self.folder.name, "released", classes, "components", height, 0, SPLIT_SEED)
+        self.data_set = DataSet(self.folder.name, RELEASED, classes, "components", height, 0, SPLIT_SEED)
 
     def _read_matrix(self, numbers: list[int], shape: tuple[int, int]) -> np.ndarray:
         path = self.folder / "label_patches.mat"
@@ -197,6 +200,9 @@ class PatchDataset(Dataset):
     ):
         self.folders, self.input_range = folders, input_range
         self.seed, self.augmentation = seed, augmentation
+        for folder in folders:
+            if split == "train" and folder.data_set.protocol == RELEASED:
+                print(f"{folder.folder} has no index.csv: split 90/10 by patch, so overlapping patches may be in both")
         selected = [folder.select(split) for folder in folders]
         self.numbers = np.concatenate(selected)
         self.which = np.repeat(np.arange(len(folders)), [len(s) for s in selected])
@@ -207,6 +213,11 @@ class PatchDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def fingerprint(self) -> str:
+        """Changes with the patches and their order, not with the folder they lie in."""
+        rows = [f.index.loc[self.numbers[self.which == i]].to_csv(index=False) for i, f in enumerate(self.folders)]
+        return hashlib.sha256("".join(rows).encode()).hexdigest()
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int | str]:
         epoch, i = key
@@ -220,7 +231,7 @@ class PatchDataset(Dataset):
             item["label"] = tv_tensors.Mask(torch.from_numpy(patches.label(patch)).long())
         if self.augmentation is not None:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
                 item = self.augmentation(item)
         item = {name: value.as_subclass(Tensor) for name, value in item.items()}
         item["image"] = to_input(item["image"].movedim(0, -1), self.input_range).contiguous()
@@ -237,12 +248,16 @@ def flips() -> v2.Transform:
     return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()])
 
 
+def _blur(image: Tensor) -> Tensor:
+    return v2.functional.gaussian_blur(image, kernel_size=[3, 3], sigma=[1.0, 2.0])
+
+
 def finetuning_augmentation() -> v2.Transform:
     """The published augmentation of fine-tuning: flips, 3x3 blur and colour jitter with probability 0.3 each.
 
     The blur's sigma is fixed, 1 pixel across and 2 down, as released. Labels are flipped along and else untouched.
     """
-    blur = v2.Lambda(lambda image: v2.functional.gaussian_blur(image, [3, 3], [1.0, 2.0]), tv_tensors.Image)
+    blur = v2.Lambda(_blur, tv_tensors.Image)
     return v2.Compose([
         flips(),
         v2.RandomApply([blur], p=0.3),

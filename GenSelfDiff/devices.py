@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils_general import InputError
 
@@ -33,7 +33,6 @@ class Devices:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as the training step calls it: parallel where there are several GPUs or processes."""
-        model = model.to(self.device)
         if self.world_size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             return nn.parallel.DistributedDataParallel(model, device_ids=ids)
@@ -60,13 +59,25 @@ class Devices:
         if self.world_size > 1:
             torch.distributed.barrier()
 
-    def autocast(self, precision: Precision) -> contextlib.AbstractContextManager:
-        """The context to run a network in."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         return f"{name} ({self.replicas * self.world_size} x)" if self.replicas * self.world_size > 1 else name
+
+
+class InPrecision(nn.Module):
+    """A network that computes in a precision; its output is float32.
+
+    Autocast is entered here, inside each replica: `DataParallel` would hand it on to its threads without the dtype.
+    """
+
+    def __init__(self, model: nn.Module, precision: Precision):
+        super().__init__()
+        self.model, self.precision = model, precision
+
+    def forward(self, x: Tensor, *arguments: Tensor) -> Tensor:
+        """As the network's."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.model(x, *arguments).float()
 
 
 def pick_device(name: str) -> torch.device:
@@ -76,12 +87,23 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"there is no device {name!r}: auto, cpu, cuda or cuda:1 are meant") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"there is no device {name!r}: auto, cpu, cuda or cuda:1 are meant")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {name} was asked for, but PyTorch sees {torch.cuda.device_count()} GPUs")
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
     if device.type == "cpu":
         keep_freed_memory()
     return device
+
+
+def set_up_alone(name: str) -> Devices:
+    """The devices of a script that is no training and runs in one process."""
+    if "RANK" in os.environ:
+        raise InputError("this script runs in one process: start it with python3, not with torchrun")
+    return set_up(name)
 
 
 def set_up(name: str) -> Devices:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import EpochBatches, PatchDataset, loader, stop_workers
-from GenSelfDiff.devices import Devices, Precision
+from GenSelfDiff.devices import Devices, InPrecision, Precision
 from GenSelfDiff.unet import InitialWeights
 from utils_general import SNAPSHOTS, SPLIT_SEED, InputError, at_least, replace_file, save_figure, write_json
 
@@ -32,7 +32,7 @@ class TrainingSettings:
     """Settings that both stages share; the first seven get their defaults in each stage's script."""
 
     run_name: str
-    """name of the run: its folder under snapshots/"""
+    """name of the run: its folder under snapshots/; or an absolute path"""
     # (a plain --run would be taken by torchrun for an abbreviation of its own options)
     epochs: int
     """passes over the training patches"""
@@ -53,7 +53,7 @@ class TrainingSettings:
     device: str = "auto"
     """auto, cpu, cuda (all visible GPUs) or cuda:N"""
     workers: int = 4
-    """processes that read patches, for each training process; 0: none"""
+    """processes that read patches to train on, and as many for validation, for each training process; 0: none"""
     seed: int = SPLIT_SEED
     """of initial weights, order, augmentation, steps and noise"""
     save_minutes: float = 10.0
@@ -99,7 +99,8 @@ class Means:
     def add(self, figures: Figures) -> None:
         """Add the figures of a batch."""
         for name, (total, count) in figures.items():
-            pair = torch.stack([total.detach().double(), torch.as_tensor(count, device=total.device).double()])
+            total = total.detach().double()
+            pair = torch.stack([total, count.double() if isinstance(count, Tensor) else torch.full_like(total, count)])
             self.pairs[name] = self.pairs[name].to(pair.device) + pair if name in self.pairs else pair
 
     def over_processes(self, devices: Devices) -> dict[str, list[float]]:
@@ -152,6 +153,8 @@ class Trainer:
         devices: Devices,
         about: dict[str, Any],
     ):
+        if not len(training):
+            raise InputError(f"no patch to train on in {', '.join(str(f.folder) for f in training.folders)}")
         self.stage, self.model, self.settings, self.devices, self.about = stage, model, settings, devices, about
         self.folder = run_folder(settings.run_name)
         self.training, self.validation = training, validation
@@ -160,7 +163,10 @@ class Trainer:
         held_out = EpochBatches(len(validation), per_process, settings.seed, devices, shuffle=False)
         self.training_loader = loader(training, self.batches, settings.workers, devices)
         self.validation_loader = loader(validation, held_out, settings.workers, devices)
-        self.wrapped = devices.wrap(model)
+        network = InPrecision(model.to(devices.device), settings.precision)
+        self.wrapped = devices.wrap(network)
+        # Processes hold out different numbers of batches: there the wrapper, which makes them meet, is left out.
+        self.evaluated = network if devices.world_size > 1 else self.wrapped
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=settings.learning_rate, betas=settings.betas, fused=True
         )
@@ -170,19 +176,28 @@ class Trainer:
         self.means = Means()
         self.seconds = 0.0  # spent in this epoch before it was interrupted
         self.unchecked: list[tuple[Tensor, list[str]]] = []
+        self.started = self.saved = time.monotonic()
 
     def run(self) -> None:
         """Train until the last epoch is done; or until a signal: then save, say how to go on, and exit."""
-        if (self.folder / "last.pth").is_file():
+        going_on = (self.folder / "last.pth").is_file() and not self.settings.fresh
+        if going_on:
             self._resume()
+        if len(set(self.devices.gather((self.epoch, self.step)))) > 1:
+            raise InputError(
+                f"the processes do not see the same {self.folder}: a folder that all machines share is needed"
+            )
         if self.epoch >= self.settings.epochs:
             run = self.settings.run_name
             print(f"run {run} is finished after {self.epoch} epochs; --epochs N goes on, --fresh starts over")
+            print(f"everything is in {self.folder}")
             return
         self._introduce()
         try:
             with StopRequest() as self.stop:
                 self._check_validation()
+                if not going_on:
+                    self._begin()
                 while self.epoch < self.settings.epochs:
                     self._train_epoch()
         finally:
@@ -205,6 +220,14 @@ class Trainer:
         )
         if not len(self.validation):
             print("nothing is held out (a single source image): best.pth will be the last epoch")
+
+    def _begin(self) -> None:
+        """The first last.pth, so that the run can always be continued; only now what `fresh` replaces is removed."""
+        self._save_last()
+        if self.devices.main:
+            for pattern in ("best.pth", "history.csv", "curves.png", "sample_epoch_*.png"):
+                for file in self.folder.glob(pattern):
+                    file.unlink()
 
     def _check_validation(self) -> None:
         """One batch of validation before anything is trained: what would fail after an epoch fails now."""
@@ -235,9 +258,7 @@ class Trainer:
         self._finish_epoch()
 
     def _save_or_leave(self) -> None:
-        """In mid-epoch: save if it is time, save and exit if a signal came. All processes do the same."""
-        if self.step == len(self.batches):
-            return
+        """Save if it is time, save and exit if a signal came. All processes do the same."""
         due = time.monotonic() - self.saved > 60 * self.settings.save_minutes
         due, number = self.devices.largest(due, self.stop.signal)
         if due or number:
@@ -249,8 +270,7 @@ class Trainer:
 
     def _train_step(self, batch: dict[str, Any]) -> Tensor:
         batch = to_device(batch, self.devices)
-        with self.devices.autocast(self.settings.precision):
-            loss, figures = self.stage.training_loss(self.wrapped, batch)
+        loss, figures = self.stage.training_loss(self.wrapped, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -264,16 +284,23 @@ class Trainer:
         first_step = self.step - len(self.unchecked) + 1
         for step, (loss, files) in enumerate(self.unchecked, first_step):
             if not math.isfinite(loss):
-                last = self.folder / "last.pth"
-                raise InputError(
-                    f"the loss is {float(loss)} at step {step} of epoch {self.epoch + 1} (batch: {', '.join(files)}); "
-                    + (f"the last good checkpoint is {last}; " if last.is_file() else "no checkpoint was written yet; ")
-                    + "try a lower learning rate or float32"
-                )
+                self._not_finite(f"the loss is {float(loss)} at step {step}", f" (batch: {', '.join(files)})")
         self.unchecked.clear()
+
+    def _check_finite_weights(self) -> None:
+        """The same for the network itself, which the last step may have spoilt; looked at before anything is saved."""
+        if not torch.stack([p.detach().isfinite().all() for p in self.model.parameters()]).all():
+            self._not_finite(f"a weight is not finite after step {self.step}")
+
+    def _not_finite(self, what: str, where: str = "") -> None:
+        raise InputError(
+            f"{what} of epoch {self.epoch + 1}{where}; the last good checkpoint is {self.folder / 'last.pth'}; "
+            "try a lower learning rate or float32"
+        )
 
     def _finish_epoch(self) -> None:
         seconds = time.monotonic() - self.started
+        self._check_finite_weights()
         row = {"epoch": self.epoch + 1}
         row |= {f"train_{name}": value for name, value in self.means.result(self.devices).items()}
         row |= {f"val_{name}": value for name, value in self._validate().items()}
@@ -283,7 +310,7 @@ class Trainer:
         self.epoch, self.step, self.seconds, self.means = self.epoch + 1, 0, 0.0, Means()
         self.history.append(row)
         self.best_loss = loss if best else self.best_loss
-        # last.pth comes after what belongs to the epoch: killed in between, the epoch is done again, with all of it.
+        # last.pth comes after best.pth and the history: killed in between, the epoch is done again, with both.
         if self.devices.main:
             if best:
                 checkpoint.save(self.folder / "best.pth", self._content(loss))
@@ -306,8 +333,9 @@ class Trainer:
         for i, batch in enumerate(self.validation_loader):
             if i == batches:
                 break
-            with self.devices.autocast(self.settings.precision):
-                means.add(self.stage.validation_figures(self.model, to_device(batch, self.devices)))
+            if self.devices.world_size == 1 and self.stop.signal:
+                self._save_or_leave()
+            means.add(self.stage.validation_figures(self.evaluated, to_device(batch, self.devices)))
         return means.result(self.devices)
 
     def _content(self, loss: float) -> dict[str, Any]:
@@ -323,6 +351,7 @@ class Trainer:
 
     def _save_last(self) -> None:
         """Write last.pth. Every random number comes from seed, epoch and patch: this is the whole state of a run."""
+        self._check_finite_weights()
         means = self.means.over_processes(self.devices)
         if not self.devices.main:
             return
@@ -335,7 +364,7 @@ class Trainer:
             "seconds": self.seconds,
             "best_loss": self.best_loss,
             "history": self.history,
-            "training_patches": len(self.training),
+            "patches": [self.training.fingerprint(), self.validation.fingerprint()],
         }
         checkpoint.save(self.folder / "last.pth", {**self._content(loss), **state})
 
@@ -355,9 +384,15 @@ class Trainer:
         last = checkpoint.load(path)
         if last.get("stage") != self.stage.name:
             raise InputError(f"{path} is of another stage; choose another --run-name, or start over with --fresh")
-        ours = {**plain(self.settings), "training_patches": len(self.training)}
-        theirs = {**last["settings"], "training_patches": last["training_patches"]}
+        patches = [self.training.fingerprint(), self.validation.fingerprint()]
+        ours = {**plain(self.settings), **self.about, "patches": patches}
+        theirs = {**last["settings"], **last}
         changed = [k for k in ours if k not in MAY_CHANGE and ours[k] != theirs.get(k)]
+        if "patches" in changed:
+            raise InputError(
+                f"run {self.settings.run_name} was started on other patches (their index.csv differs): choose another "
+                "--run-name, or start over with --fresh"
+            )
         if changed:
             name = changed[0]
             raise InputError(
@@ -382,25 +417,23 @@ class Trainer:
 
 
 def run_folder(run: str) -> Path:
-    """The folder of a training run: a name is one under snapshots, a path is itself."""
+    """The folder of a training run: a name is one under snapshots, an absolute path is itself."""
     return SNAPSHOTS / run
 
 
-def prepare_run(settings: TrainingSettings, devices: Devices) -> Path:
-    """Check that the run's folder can be written, and with `fresh` remove what an earlier run left in it."""
+def prepare_run(settings: TrainingSettings, devices: Devices) -> None:
+    """Check that the run's folder can be written and holds nothing of others; remove what a killed run left half."""
     folder = run_folder(settings.run_name)
     if devices.main:
         folder.mkdir(parents=True, exist_ok=True)
         with replace_file(folder / ".writable") as temporary:
             temporary.touch()
         (folder / ".writable").unlink()
-        if settings.fresh:
-            for name in ("last.pth", "best.pth", "history.csv", "curves.png", "settings.json"):
-                (folder / name).unlink(missing_ok=True)
-        if (folder / "best.pth").exists() and not (folder / "last.pth").exists():
+        for unfinished in folder.glob(".*.unfinished"):
+            unfinished.unlink()
+        if not settings.fresh and (folder / "best.pth").exists() and not (folder / "last.pth").exists():
             raise InputError(f"{folder} holds a best.pth that no run left there: choose another --run-name, or --fresh")
     devices.barrier()
-    return folder
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -130,13 +130,13 @@ class Residual(nn.Module):
 
 
 class Unet(nn.Module):
-    """The attention U-Net: images (B, channels, H, W) and steps (B,) to (B, out_channels, H, W).
+    """The attention U-Net: images (B, 3, H, W) and steps (B,) to (B, out_channels, H, W).
 
     Four resolutions on the way down and three on the way up: the skip of the first resolution is not used, and every
     level up ends in a transposed convolution. H and W are multiples of 8.
     """
 
-    def __init__(self, dim: int, out_channels: int, channels: int = 3):
+    def __init__(self, dim: int, out_channels: int):
         super().__init__()
         if dim % 8 or dim < 8:
             raise ValueError(f"dim is {dim}: a multiple of 8 is needed, for GroupNorm's 8 groups")
@@ -145,7 +145,7 @@ class Unet(nn.Module):
         dims = [first, *(dim * mult for mult in DIM_MULTS)]
         in_out = list(zip(dims[:-1], dims[1:], strict=True))
 
-        self.init_conv = nn.Conv2d(channels, first, 7, padding=3)
+        self.init_conv = nn.Conv2d(3, first, 7, padding=3)
         self.time_mlp = nn.Sequential(
             SinusoidalPositionEmbeddings(dim), nn.Linear(dim, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim)
         )
@@ -170,7 +170,7 @@ class Unet(nn.Module):
         return nn.ModuleList([*blocks, attention, resize])
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """`x` (B, channels, H, W), `t` (B,) -> (B, out_channels, H, W)."""
+        """`x` (B, 3, H, W), `t` (B,) -> (B, out_channels, H, W)."""
         x = self.init_conv(x)
         time_embedding = self.time_mlp(t)
         skips = []

@@ -19,7 +19,7 @@ from GenSelfDiff import checkpoint
 from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, Patches, finetuning_augmentation, labelled_folder
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train.losses import LossName, segmentation_loss
-from GenSelfDiff.training import Figures, Trainer, TrainingSettings, prepare_run
+from GenSelfDiff.training import Figures, Trainer, TrainingSettings, prepare_run, run_folder
 from GenSelfDiff.unet import SegNet, initialise
 from utils_general import MONUSEG, InputError, run_script
 
@@ -89,13 +89,19 @@ def _dice(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def build_network(settings: Settings, classes: int) -> SegNet:
     """The segmentation network with its initial weights: of pre-training except the head, or new from scratch."""
     torch.manual_seed(settings.seed)
+    last = run_folder(settings.run_name) / "last.pth"
+    if last.is_file() and not settings.fresh:  # the run goes on: its own weights come later
+        return SegNet(checkpoint.dim_of(checkpoint.load(last)["model_state_dict"]), classes)
     if settings.pretrained == SCRATCH:
         model = SegNet(settings.dim or 64, classes)
         initialise(model, settings.initial_weights)
         print(f"from scratch: all weights are new ({settings.initial_weights})")
         return model
     path = checkpoint.find(settings.pretrained)
-    state = checkpoint.load(path)["model_state_dict"]
+    pretrained = checkpoint.load(path)
+    if pretrained.get("stage", "pretrain") != "pretrain":
+        raise InputError(f"{path} is of a segmentation network; one of pre-training is needed here")
+    state = pretrained["model_state_dict"]
     dim = checkpoint.dim_of(state)
     if settings.dim not in (None, dim):
         raise InputError(f"{path} has dim {dim}, but --dim {settings.dim} was asked for: leave --dim out")

@@ -93,7 +93,7 @@ class NoisePrediction:
         return figures
 
     def training_loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Figures]:
-        """The mean over the batch, which Adam does not tell from the published sum; see `Stage`."""
+        """The mean over the batch: Adam tells it from the published sum only where gradients are near its eps."""
         losses, t = self._losses(model, batch)
         return losses.mean(), self._figures(losses, t)
 
@@ -120,8 +120,6 @@ def main(settings: Settings) -> None:
     folders = [Patches(pretraining_folder(root)) for root in settings.data]
     training = PatchDataset(folders, "train", settings.input_range, settings.seed, flips())
     validation = PatchDataset(folders, "val", settings.input_range, settings.seed + 1)
-    if not len(training):
-        raise InputError(f"no patch to train on in {', '.join(str(f.folder) for f in folders)}")
     prepare_run(settings, devices)
     torch.manual_seed(settings.seed)
     model = DiffusionNet(settings.dim)

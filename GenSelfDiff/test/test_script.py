@@ -17,7 +17,7 @@ import torch
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_input
-from GenSelfDiff.devices import Precision, set_up
+from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
 from GenSelfDiff.test.evaluation import patches_to_test
 from GenSelfDiff.test.report import ReportSettings, run_test
 from utils_general import RESULTS, SIDE_MULTIPLE, InputError, at_least, run_script
@@ -43,8 +43,9 @@ def main(settings: Settings) -> None:
     """Check everything, predict, evaluate, write."""
     at_least(settings, batch_size=1)
     path = checkpoint.find(settings.run)
-    devices = set_up(settings.device)
-    model, loaded = checkpoint.load_segmentation(path, devices.device)
+    device = set_up_alone(settings.device).device
+    network, loaded = checkpoint.load_segmentation(path, device)
+    model = InPrecision(network, settings.precision)
     patches = patches_to_test(settings.data)
     trained_on, size = loaded.get("patch_size"), patches.data_set.patch_size
     if size % SIDE_MULTIPLE:
@@ -59,12 +60,8 @@ def main(settings: Settings) -> None:
     def predict(images: np.ndarray) -> np.ndarray:
         batches = torch.from_numpy(images).split(settings.batch_size)
         with torch.inference_mode():
-            return np.concatenate([probabilities(torch.stack([to_input(i, input_range) for i in b])) for b in batches])
-
-    def probabilities(inputs: torch.Tensor) -> np.ndarray:
-        with devices.autocast(settings.precision):
-            logits = model(inputs.to(devices.device))
-        return logits.float().softmax(1).cpu().numpy()
+            inputs = (torch.stack([to_input(image, input_range) for image in batch]) for batch in batches)
+            return np.concatenate([model(x.to(device)).softmax(1).cpu().numpy() for x in inputs])
 
     loss = float(loaded["loss"]) if math.isfinite(loaded["loss"]) else None
     about = {"checkpoint": str(path), "epoch": loaded["epoch"], "validation loss": loss}

@@ -56,6 +56,17 @@ def test_a_checkpoint_runs_no_code(tmp_path):
         checkpoint.load(tmp_path / "evil.pth")
 
 
+def test_a_published_file_cut_anywhere_is_named(tmp_path):
+    """The older format of PyTorch, in which published files may be: every cut ends in the same clear line."""
+    torch.save({"epoch": 1, "loss": 0.5, "model_state_dict": DiffusionNet(8).state_dict()}, tmp_path / "whole.pth",
+               _use_new_zipfile_serialization=False)  # fmt: skip
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for cut in range(1, len(whole), len(whole) // 60):
+        (tmp_path / "cut.pth").write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="cut.pth is not a whole checkpoint"):
+            checkpoint.load(tmp_path / "cut.pth")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": 1})])
 def test_broken_files_are_named(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)

@@ -159,6 +159,8 @@ def test_released_layout(tmp_path):
         (lambda f: (f / "instances" / "instance_0.png").unlink(), "missing in .*instances"),
         (lambda f: Image.new("L", (16, 16)).save(f / "labels" / "label_99.png"), "index.csv does not know: label_99"),
         (lambda f: (f / "index.csv").write_text("patch,x\n1,2\n"), "index.csv wants .* patch, source, x, y, split"),
+        (lambda f: (f / "index.csv").write_text("patch,source,x,y,split\n0,a,0,0,val\n0,a,0,0,val\n"), "patch 0 twice"),
+        (lambda f: (f.parent / "dataset.json").write_text('{"colour": 1}'), "dataset.json is not what preprocess.py"),
         (lambda f: (f.parent / "dataset.json").write_text("{"), "dataset.json is not valid JSON"),
         (lambda f: (f.parent / "dataset.json").unlink(), "holds no dataset.json"),
     ],

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from GenSelfDiff import checkpoint, training
+from GenSelfDiff.data import PatchDataset, Patches, finetuning_augmentation
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.pretrain import SS_diff
 from utils_general import InputError
@@ -245,9 +247,49 @@ def test_finetuning_needs_a_loss(finetuning):
 
 
 def test_fresh_starts_over(pretraining):
-    SS_diff.main(pretraining)
+    SS_diff.main(replace(pretraining, sample_every=3, timesteps=20))
     SS_diff.main(replace(pretraining, fresh=True, epochs=1, learning_rate=0.5e-3))
     assert len(history(pretraining.run_name)) == 1
+    assert not list(Path(pretraining.run_name).glob("sample_epoch_*"))
+
+
+def test_fresh_that_cannot_start_leaves_the_old_run(pretraining, tiny_data_set):
+    SS_diff.main(pretraining)
+    before = {f.name: f.read_bytes() for f in Path(pretraining.run_name).glob("*.pth")}
+    for file in (tiny_data_set / "unlabelled" / "images").iterdir():
+        file.write_bytes(file.read_bytes()[:150])
+    with pytest.raises(InputError, match="cannot read image"):
+        SS_diff.main(replace(pretraining, fresh=True))
+    assert {f.name: f.read_bytes() for f in Path(pretraining.run_name).glob("*.pth")} == before
+
+
+def test_killed_before_the_first_epoch_is_saved_the_run_goes_on(pretraining, tmp_path, monkeypatch):
+    SS_diff.main(pretraining)
+    killed = replace(pretraining, run_name=str(tmp_path / "killed"))
+
+    def kill(_trainer):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Trainer, "_write_history", kill)  # best.pth is there, last.pth is of the start
+        SS_diff.main(killed)
+    SS_diff.main(killed)
+    assert_same_run(pretraining.run_name, killed.run_name)
+
+
+def test_other_patches_are_refused(pretraining, finetuning, tmp_path, write_patches):
+    SS_diff.main(replace(pretraining, epochs=1))
+    write_patches(tmp_path / "b" / "unlabelled", ["v1", "v2", "v3"], ["train", "train", "val"], labelled=False)
+    (tmp_path / "b" / "dataset.json").write_text((pretraining.data[0] / "dataset.json").read_text())
+    with pytest.raises(InputError, match="was started on other patches"):
+        SS_diff.main(replace(pretraining, data=(tmp_path / "b",)))
+    moved = pretraining.data[0].rename(tmp_path / "moved")  # the same patches elsewhere are fine
+    SS_diff.main(replace(pretraining, data=(moved,)))
+    Diff_Seg.main(replace(finetuning, data=moved, epochs=1))
+    description = moved / "dataset.json"
+    description.write_text(description.read_text().replace('"nucleus"', '"nucleus", "gland"'))
+    with pytest.raises(InputError, match="other settings: classes"):
+        Diff_Seg.main(replace(finetuning, data=moved))
 
 
 def test_a_foreign_checkpoint_is_not_overwritten(pretraining):
@@ -271,6 +313,51 @@ def test_a_loss_that_is_not_finite_stops_the_run(pretraining, monkeypatch):
     with pytest.raises(InputError, match=r"loss is nan at step 1 of epoch 2 .*image_\d+.png.*last good checkpoint is"):
         SS_diff.main(pretraining)
     assert (Path(pretraining.run_name) / "last.pth").read_bytes() == good
+
+
+def test_a_network_that_is_not_finite_is_never_saved(pretraining, monkeypatch):
+    SS_diff.main(replace(pretraining, epochs=1))
+    files = [Path(pretraining.run_name) / name for name in ("last.pth", "best.pth", "history.csv")]
+    good = [f.read_bytes() for f in files]
+    real_step = training.Trainer._train_step
+
+    def spoil(trainer, batch):
+        real_step(trainer, batch)
+        with torch.no_grad():
+            next(trainer.model.parameters()).fill_(math.nan)
+
+    monkeypatch.setattr(training.Trainer, "_train_step", lambda t, b: spoil(t, b) or t.unchecked[-1][0])
+    monkeypatch.setattr(training.Trainer, "_check_finite", lambda t: None)  # the losses before the step were fine
+    with pytest.raises(InputError, match="a weight is not finite after step .* last good checkpoint is"):
+        SS_diff.main(pretraining)
+    assert [f.read_bytes() for f in files] == good
+
+
+def test_a_signal_during_validation_is_not_waited_for(pretraining, tmp_path, monkeypatch):
+    SS_diff.main(pretraining)
+    stopped = replace(pretraining, run_name=str(tmp_path / "stopped"))
+    real_validate, calls = training.Trainer._validate, []
+
+    def validate(trainer, batches=None):
+        calls.append(1)
+        if len(calls) == 3:  # the check at the start, the first epoch, now the second
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real_validate(trainer, batches)
+
+    monkeypatch.setattr(training.Trainer, "_validate", validate)
+    with pytest.raises(SystemExit):
+        SS_diff.main(stopped)
+    assert checkpoint.load(Path(stopped.run_name) / "last.pth")["step"] == 2
+    SS_diff.main(stopped)
+    assert_same_run(pretraining.run_name, stopped.run_name)
+
+
+def test_workers_that_are_not_forked(finetuning):
+    """macOS and Python 3.14 start workers anew: everything that goes to them must be picklable."""
+    patches = Patches(finetuning.data / "labelled", labelled=True)
+    dataset = PatchDataset([patches], "train", (0, 1), 0, finetuning_augmentation())
+    copied = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copied[1, 2]["image"], dataset[1, 2]["image"])
 
 
 def test_a_truncated_image_ends_in_one_line(pretraining, tiny_data_set):
@@ -311,6 +398,8 @@ def test_finetuning_starts_from_pretraining(pretraining, finetuning, tmp_path, c
     body = [k for k in best if not k.startswith(checkpoint.HEAD)]
     assert body and all(torch.equal(best[k], tuned["model_state_dict"][k]) for k in body)
     assert tuned["classes"] == ["background", "nucleus"] and tuned["settings"]["input_range"] == [0.0, 1.0]
+    with pytest.raises(InputError, match="is of a segmentation network; one of pre-training is needed"):
+        Diff_Seg.main(replace(finetuning, pretrained=finetuning.run_name, dim=None, run_name=str(tmp_path / "again")))
     with pytest.raises(InputError, match="has dim 8, but --dim 16 was asked for"):
         Diff_Seg.main(replace(finetuning, pretrained=pretraining.run_name, dim=16, run_name=str(tmp_path / "other")))
 
@@ -329,7 +418,7 @@ def test_two_processes_equal_one_with_the_joint_batch(pretraining, tmp_path):
     alone = replace(pretraining, dim=16, learning_rate=1e-4, epochs=10, run_name=str(tmp_path / "alone"))
     together = replace(alone, batch_size=2, run_name=str(tmp_path / "together"))
     SS_diff.main(alone)
-    process = start(command(together), "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29731")
+    process = start(command(together), "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     one, two = weights(alone.run_name), weights(together.run_name)
