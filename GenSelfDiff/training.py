@@ -17,14 +17,12 @@ from tqdm import tqdm
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import EpochBatches, PatchDataset, loader, stop_workers
 from GenSelfDiff.devices import Devices, InPrecision, Precision
+from GenSelfDiff.history import Figures, Means, draw_curves
 from GenSelfDiff.unet import InitialWeights
-from utils_general import SNAPSHOTS, SPLIT_SEED, InputError, at_least, replace_file, save_figure, write_json
+from utils_general import SNAPSHOTS, SPLIT_SEED, InputError, at_least, replace_file, write_json
 
 # What may differ when a run is continued; every other setting is part of what the run computes.
 MAY_CHANGE = {"epochs", "workers", "device", "save_minutes", "fresh", "sample_every", "data"}
-
-Figures = dict[str, tuple[Tensor, Tensor | int]]
-"""Named sums and the counts to divide them by; both can be added up over batches and processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,34 +86,6 @@ class Stage(Protocol):
 
     def after_epoch(self, model: nn.Module, epoch: int, folder: Path) -> None:
         """Pictures of the progress, if any; called in the main process."""
-
-
-class Means:
-    """Running means of named figures, kept on the device so that adding to them never waits for it."""
-
-    def __init__(self, pairs: dict[str, list[float]] | None = None) -> None:
-        self.pairs = {name: torch.tensor(pair, dtype=torch.float64) for name, pair in (pairs or {}).items()}
-
-    def add(self, figures: Figures) -> None:
-        """Add the figures of a batch."""
-        for name, (total, count) in figures.items():
-            total = total.detach().double()
-            pair = torch.stack([total, count.double() if isinstance(count, Tensor) else torch.full_like(total, count)])
-            self.pairs[name] = self.pairs[name].to(pair.device) + pair if name in self.pairs else pair
-
-    def over_processes(self, devices: Devices) -> dict[str, list[float]]:
-        """Sum and count of each figure over all processes."""
-        together: dict[str, list[float]] = {}
-        for pairs in devices.gather({name: pair.tolist() for name, pair in self.pairs.items()}):
-            for name, (total, count) in pairs.items():
-                before = together.get(name, [0.0, 0.0])
-                together[name] = [before[0] + total, before[1] + count]
-        return together
-
-    def result(self, devices: Devices) -> dict[str, float]:
-        """The means over all processes; NaN where nothing was counted."""
-        pairs = self.over_processes(devices)
-        return {name: total / count if count else math.nan for name, (total, count) in pairs.items()}
 
 
 class StopRequest:
@@ -198,20 +168,17 @@ class Trainer:
                 self._check_validation()
                 if not going_on:
                     self._begin()
+                self._write_settings()
                 while self.epoch < self.settings.epochs:
                     self._train_epoch()
         finally:
             stop_workers(self.training_loader)
             stop_workers(self.validation_loader)
-        if self.devices.main:
-            print(f"done: best validation loss {self.best_loss:.5f}; everything is in {self.folder}")
+        held_out = "validation" if len(self.validation) else "training"
+        print(f"done: best {held_out} loss {self.best_loss:.5f}; everything is in {self.folder}")
 
     def _introduce(self) -> None:
-        """Write settings.json, and print what is about to happen."""
-        if not self.devices.main:
-            return
-        resolved = {**plain(self.settings), **self.about, "device": str(self.devices), "torch": torch.__version__}
-        write_json(self.folder / "settings.json", resolved)
+        """Print what is about to happen."""
         joint = self.batches.batch_size
         print(
             f"{self.stage.name}: {len(self.training)} patches to train on, {len(self.validation)} held out; "
@@ -220,6 +187,12 @@ class Trainer:
         )
         if not len(self.validation):
             print("nothing is held out (a single source image): best.pth will be the last epoch")
+
+    def _write_settings(self) -> None:
+        """settings.json: what every default came to, and what the run computes on."""
+        resolved = {**plain(self.settings), **self.about, "device": str(self.devices), "torch": torch.__version__}
+        if self.devices.main:
+            write_json(self.folder / "settings.json", resolved)
 
     def _begin(self) -> None:
         """The first last.pth, so that the run can always be continued; only now what `fresh` replaces is removed."""
@@ -451,23 +424,3 @@ def to_device(batch: dict[str, Any], devices: Devices) -> dict[str, Any]:
     """Images and labels to the device; file names and seeds stay."""
     move = ("image", "label")
     return {k: v.to(devices.device, non_blocking=True) if k in move else v for k, v in batch.items()}
-
-
-def draw_curves(history: pd.DataFrame, title: str, path: Path) -> None:
-    """Training and validation loss over the epochs, logarithmic, as a picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for column, label in (("train_loss", "training"), ("val_loss", "validation")):
-        if column in history:
-            axes.plot(history.epoch, history[column], label=label, marker="." if len(history) < 30 else None)
-    if "val_loss" in history:
-        best = history.val_loss.idxmin()
-        axes.plot(history.epoch[best], history.val_loss[best], "o", mfc="none", color="black", label="best epoch")
-    axes.set(xlabel="epoch", ylabel="loss an image", title=title, yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False)
-    save_figure(figure, path)

@@ -19,7 +19,8 @@ from GenSelfDiff import checkpoint
 from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, Patches, finetuning_augmentation, labelled_folder
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train.losses import LossName, segmentation_loss
-from GenSelfDiff.training import Figures, Trainer, TrainingSettings, prepare_run, run_folder
+from GenSelfDiff.history import Figures
+from GenSelfDiff.training import Trainer, TrainingSettings, prepare_run, run_folder
 from GenSelfDiff.unet import SegNet, initialise
 from utils_general import MONUSEG, InputError, run_script
 

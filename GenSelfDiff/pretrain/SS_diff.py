@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, Patches, derived_seed, flips, pretraining_folder, to_image
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.diffusion import GaussianDiffusion, ScheduleName
-from GenSelfDiff.training import Figures, Trainer, TrainingSettings, prepare_run
+from GenSelfDiff.history import Figures
+from GenSelfDiff.training import Trainer, TrainingSettings, prepare_run
 from GenSelfDiff.unet import DiffusionNet, initialise
 from utils_general import MONUSEG, DataSet, InputError, at_least, contact_sheet, run_script, write_png
 

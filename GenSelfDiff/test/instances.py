@@ -1,5 +1,6 @@
 """From class maps to instances: which pixels of a class belong to the same nucleus or gland."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +31,8 @@ class InstanceSettings:
     """pixels; smaller objects are specks: of MoNuSeg's nuclei at 40x, 0.1 % are smaller (the border's not counted)"""
     peak_distance: int = 6
     """watershed: pixels between the centres of two objects at least; about the radius of a small nucleus at 40x"""
+    largest_hole: int = 200
+    """watershed: pixels; larger holes stay open: they are tissue that touching nuclei surround, not a pale nucleus"""
     smoothing: float = 1.5
     """watershed: deviation in pixels of the Gaussian that keeps a ragged outline from splitting an object"""
 
@@ -37,10 +40,11 @@ class InstanceSettings:
 def to_instances(class_map: np.ndarray, method: InstanceMethod, settings: InstanceSettings) -> np.ndarray:
     """Instances of every class but the background: class indices (H, W) to numbers 1, 2, ... int32 (H, W).
 
-    Holes are filled; then, class by class, what touches (8 neighbours) is one object, unless the watershed divides it;
-    then specks are removed. Numbers are consecutive, those of class 1 first.
+    Holes are filled (all of them for connected components: glands have wide lumina); then, class by class, what touches
+    (8 neighbours) is one object, unless the watershed divides it; then specks are removed. Numbers are consecutive,
+    those of class 1 first.
     """
-    filled = fill_holes(class_map)
+    filled = fill_holes(class_map, settings.largest_hole if method == "watershed" else math.inf)
     numbers = np.zeros(class_map.shape, np.int32)
     for c in range(1, int(class_map.max()) + 1):
         objects = label(filled == c, connectivity=2)
@@ -52,8 +56,8 @@ def to_instances(class_map: np.ndarray, method: InstanceMethod, settings: Instan
     return numbers
 
 
-def fill_holes(class_map: np.ndarray) -> np.ndarray:
-    """Background that one class alone encloses becomes that class; (H, W) to (H, W).
+def fill_holes(class_map: np.ndarray, largest: float = math.inf) -> np.ndarray:
+    """Background that one class alone encloses, at most `largest` pixels, becomes that class; (H, W) to (H, W).
 
     What touches the image's border or two classes is no hole.
     """
@@ -64,7 +68,8 @@ def fill_holes(class_map: np.ndarray) -> np.ndarray:
     only_classes = np.where(class_map == 0, outside, class_map)
     lowest = grey_erosion(only_classes, footprint=cross, mode="constant", cval=outside)
     highest, lowest = (f(a, pieces, np.arange(1, number + 1)) for f, a in ((maximum, highest), (minimum, lowest)))
-    enclosing = np.where((highest == lowest) & (highest < outside), highest, 0)
+    small = np.bincount(pieces.ravel(), minlength=number + 1)[1:] <= largest
+    enclosing = np.where((highest == lowest) & (highest < outside) & small, highest, 0)
     return np.where(pieces > 0, np.append(0, enclosing)[pieces], class_map)
 
 

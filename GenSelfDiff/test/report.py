@@ -38,7 +38,7 @@ def run_test(
     about: dict[str, Any],
 ) -> None:
     """Check, evaluate, write the results folder, print the table. `classes` are those of the predictor."""
-    at_least(settings, pictures=0, minimum_area=0, peak_distance=1, smoothing=0)
+    at_least(settings, pictures=0, minimum_area=0, peak_distance=1, largest_hole=0, smoothing=0)
     classes = _class_names(patches, classes)
     output = output.absolute()
     with replace_folder(output, MARKER, settings.overwrite) as folder:
@@ -59,15 +59,17 @@ def run_test(
 
 
 def _class_names(patches: Patches, predicted: list[str]) -> list[str]:
-    """The names by class index: those of the data, which must have as many classes as the predictor.
+    """The names by class index: those of the data, which must be those of the predictor.
 
     A folder as released names no classes, and its labels need not show all of them: there the predictor's names hold.
+    A published checkpoint names none either ("class 1", ...): as many as the data's are enough.
     """
     known = predicted if patches.matrix is not None else patches.data_set.classes
-    if len(known) != len(predicted):
+    unnamed = predicted[1:] == [f"class {c}" for c in range(1, len(predicted))]
+    if len(known) != len(predicted) or (known != predicted and not unnamed):
         raise InputError(
             f"{patches.folder} has {len(known)} classes ({', '.join(known)}), the network {len(predicted)} "
-            f"({', '.join(predicted)}): test on the data set it was fine-tuned for"
+            f"({', '.join(predicted)}): pass the data set it was fine-tuned for, --data"
         )
     if len(known) < 2:
         raise InputError(f"{patches.folder} has no class beside the background: there is nothing to test")

@@ -1,0 +1,62 @@
+"""The figures of a run: their means while it goes on, and their curves."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from GenSelfDiff.devices import Devices
+from utils_general import save_figure
+
+Figures = dict[str, tuple[Tensor, Tensor | int]]
+"""Named sums and the counts to divide them by; both can be added up over batches and processes."""
+
+
+class Means:
+    """Running means of named figures, kept on the device so that adding to them never waits for it."""
+
+    def __init__(self, pairs: dict[str, list[float]] | None = None) -> None:
+        self.pairs = {name: torch.tensor(pair, dtype=torch.float64) for name, pair in (pairs or {}).items()}
+
+    def add(self, figures: Figures) -> None:
+        """Add the figures of a batch."""
+        for name, (total, count) in figures.items():
+            total = total.detach().double()
+            pair = torch.stack([total, count.double() if isinstance(count, Tensor) else torch.full_like(total, count)])
+            self.pairs[name] = self.pairs[name].to(pair.device) + pair if name in self.pairs else pair
+
+    def over_processes(self, devices: Devices) -> dict[str, list[float]]:
+        """Sum and count of each figure over all processes."""
+        together: dict[str, list[float]] = {}
+        for pairs in devices.gather({name: pair.tolist() for name, pair in self.pairs.items()}):
+            for name, (total, count) in pairs.items():
+                before = together.get(name, [0.0, 0.0])
+                together[name] = [before[0] + total, before[1] + count]
+        return together
+
+    def result(self, devices: Devices) -> dict[str, float]:
+        """The means over all processes; NaN where nothing was counted."""
+        pairs = self.over_processes(devices)
+        return {name: total / count if count else math.nan for name, (total, count) in pairs.items()}
+
+
+def draw_curves(history: pd.DataFrame, title: str, path: Path) -> None:
+    """Training and validation loss over the epochs, logarithmic, as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for column, label in (("train_loss", "training"), ("val_loss", "validation")):
+        if column in history:
+            axes.plot(history.epoch, history[column], label=label, marker="." if len(history) < 30 else None)
+    if "val_loss" in history:
+        best = history.val_loss.idxmin()
+        axes.plot(history.epoch[best], history.val_loss[best], "o", mfc="none", color="black", label="best epoch")
+    axes.set(xlabel="epoch", ylabel="loss an image", title=title, yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False)
+    save_figure(figure, path)
