@@ -19,6 +19,7 @@ Predictor = Callable[[np.ndarray], np.ndarray]
 AS_PUBLISHED = "as published: mean over patches, classes without background"
 BY_IMAGE = "standard: mean over images, classes without background"
 BY_INSTANCE = "standard, on instances: mean over images, classes without background"
+STANDARD = "standard: "  # before the standard figures in patches.csv, where published ones have the same names
 POOLED = "standard: pooled over the pixels of all images, mean over classes without background"
 POOLED_INSTANCES = "standard, on instances: pooled over the objects of all images, mean over classes without background"
 
@@ -44,7 +45,8 @@ class Figures:
     """All figures of a test."""
 
     patches: pd.DataFrame
-    """a row a patch: the published figures, mean over the classes without background"""
+    """a row a patch: the published and (named `STANDARD`) the standard figures, mean over the classes without
+    background; of the standard ones those of each class too"""
     images: pd.DataFrame
     """a row an image: the standard figures, mean over the classes without background, and of each class"""
     matrices: dict[str, np.ndarray]
@@ -57,6 +59,11 @@ class Figures:
     truth_instances: str
     """where the true instances come from"""
 
+    def left_out(self) -> dict[str, int]:
+        """In how many images a figure is undefined and so left out of its mean: those where it is in any."""
+        undefined = self.images.isna().sum()
+        return {name: int(number) for name, number in undefined.items() if number}
+
     def table(self) -> pd.DataFrame:
         """The figures averaged: rows (averaging, figure), a column a split, and "all" where there are several."""
         splits = list(self.matrices)
@@ -66,7 +73,8 @@ class Figures:
         return pd.DataFrame(columns)
 
     def _column(self, splits: list[str]) -> pd.Series:
-        patches = self.patches[self.patches.split.isin(splits)].drop(columns=["patch", "source", "split"])
+        published = [n for n in self.patches if n not in ("patch", "source", "split") and not n.startswith(STANDARD)]
+        patches = self.patches.loc[self.patches.split.isin(splits), published]
         images = self.images[self.images.split.isin(splits)].drop(columns=["source", "split"])
         matrix, counts = (sum(sums[split] for split in splits) for sums in (self.matrices, self.counts))
         rows = {(AS_PUBLISHED, name): value for name, value in patches.mean().items()}
@@ -97,8 +105,8 @@ def evaluate(
         objects = class_instance_counts(image, len(classes))
         matrices[image.split] = matrices.get(image.split, 0) + matrix
         counts[image.split] = counts.get(image.split, 0) + objects
-        figures = image_figures(image, matrix, objects, classes)
-        image_rows.append({"source": image.source, "split": image.split, **figures})
+        by_class = mask_figures(image.truth, image.prediction, matrix) | metrics.instance_figures(objects)
+        image_rows.append({"source": image.source, "split": image.split, **named(by_class, classes)})
         look(image)
     return Figures(
         pd.DataFrame(patch_rows),
@@ -119,17 +127,16 @@ def instance_method(settings: InstanceSettings, data_set: DataSet) -> str:
 def _images(
     predict: Predictor, patches: Patches, classes: list[str], method: str, settings: InstanceSettings
 ) -> Iterator[tuple[Image, list[dict[str, object]]]]:
-    """Every source image, stitched, with the published figures of its patches."""
+    """Every source image, stitched, with the rows of its patches."""
     for (split, source), rows in patches.index.groupby(["split", "source"], sort=False):
         corners = list(zip(rows.x - rows.x.min(), rows.y - rows.y.min(), strict=True))
         pixels = np.stack([patches.image(i) for i in rows.patch])
         truth = np.stack([patches.label(i) for i in rows.patch])
         probabilities = predict(pixels)
-        figures = []
-        for patch, true, predicted in zip(rows.patch, truth, probabilities.argmax(1), strict=True):
-            published = metrics.published_metrics(true, predicted, len(classes))
-            means = {name: float(values.mean()) for name, values in published.items()}
-            figures.append({"patch": patch, "source": source, "split": split, **means})
+        patch_rows = [
+            {"patch": patch, "source": source, "split": split, **patch_figures(true, predicted, classes)}
+            for patch, true, predicted in zip(rows.patch, truth, probabilities.argmax(1), strict=True)
+        ]
         whole = stitch(truth, corners)
         prediction = stitch_probabilities(probabilities, corners).argmax(0)
         image = Image(
@@ -142,7 +149,7 @@ def _images(
             _true_instances(patches, rows, corners, whole),
             to_instances(prediction, method, settings),
         )
-        yield image, figures
+        yield image, patch_rows
 
 
 def _true_instances(
@@ -190,12 +197,20 @@ def class_instance_counts(image: Image, classes: int) -> np.ndarray:
     ])  # fmt: skip
 
 
-def image_figures(image: Image, matrix: np.ndarray, counts: np.ndarray, classes: list[str]) -> dict[str, float]:
-    """The standard figures of one image, from its confusion matrix (C, C), instance counts (C - 1, 6) and masks."""
+def patch_figures(truth: np.ndarray, prediction: np.ndarray, classes: list[str]) -> dict[str, float]:
+    """The published and the standard figures of one patch, from its class maps (H, W)."""
+    published = metrics.published_metrics(truth, prediction, len(classes))
+    standard = mask_figures(truth, prediction, metrics.confusion_matrix(truth, prediction, len(classes)))
+    means = {name: float(values.mean()) for name, values in published.items()}
+    return means | {STANDARD + name: value for name, value in named(standard, classes).items()}
+
+
+def mask_figures(truth: np.ndarray, prediction: np.ndarray, matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """The standard figures on class maps (H, W) and their confusion matrix (C, C), (C - 1,) each: no background."""
     by_class = {name: values[1:] for name, values in metrics.overlap_metrics(matrix).items()}
-    distances = [metrics.hausdorff(image.truth == c, image.prediction == c) for c in range(1, len(classes))]
+    distances = [metrics.hausdorff(truth == c, prediction == c) for c in range(1, len(matrix))]
     by_class["Hausdorff (px)"], by_class["HD95 (px)"] = np.array(distances).T
-    return named(by_class | metrics.instance_figures(counts), classes)
+    return by_class
 
 
 def named(by_class: dict[str, np.ndarray], classes: list[str]) -> dict[str, float]:

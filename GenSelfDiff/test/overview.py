@@ -11,14 +11,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 import tyro
 
 from GenSelfDiff.test.evaluation import BY_IMAGE, BY_INSTANCE
+from GenSelfDiff.test.pictures import add_legend
 from utils_general import RESULTS, InputError, at_least, read_json, read_rgb, replace_folder, run_script, save_figure
 
 FIGURES = [(BY_IMAGE, "Dice"), (BY_IMAGE, "Jaccard"), (BY_IMAGE, "HD95 (px)")]
@@ -75,12 +73,12 @@ def names(folders: tuple[Path, ...]) -> list[str]:
     raise InputError(f"the same results folder is named twice: {', '.join(map(str, folders))}")
 
 
-def draw(results: dict[str, Path], images: list[str], path: Path) -> None:
+def draw(results: dict[str, Path], images: list[str], classes: list[str], path: Path) -> None:
     """A row an image: the middle of the image, its truth, and what each result says."""
     first = next(iter(results.values()))
     columns = [("image", first, "image"), ("truth", first, "truth")]
     columns += [(title.replace("_", " "), folder, "prediction") for title, folder in results.items()]
-    size = (2.6 * len(columns), 2.6 * len(images) + 0.4)
+    size = (2.6 * len(columns), 2.6 * len(images) + 0.7)
     figure, axes = plt.subplots(len(images), len(columns), figsize=size, squeeze=False, layout="constrained")
     for row, source in zip(axes, images, strict=True):
         for panel, (title, folder, kind) in zip(row, columns, strict=True):
@@ -90,6 +88,7 @@ def draw(results: dict[str, Path], images: list[str], path: Path) -> None:
             panel.axis("off")
             if panel in axes[0]:
                 panel.set_title(textwrap.fill(title, 30), fontsize=10)
+    add_legend(figure, classes)
     save_figure(figure, path)
 
 
@@ -107,7 +106,8 @@ def main(settings: Settings) -> None:
         )
     with replace_folder(settings.output, "overview.csv", settings.overwrite) as output:
         table.to_csv(output / "overview.csv", index_label="result")
-        draw(dict(zip(titles, folders, strict=True)), drawn[: settings.images], output / "overview.png")
+        results = dict(zip(titles, folders, strict=True))
+        draw(results, drawn[: settings.images], summaries[0]["classes"], output / "overview.png")
     print(f"mean over {len(summaries[0]['images'])} test images, classes without background:")
     print(table.to_string(float_format="{:.3f}".format))
     print(f"table and picture are in {settings.output.absolute()}: overview.csv, overview.png")

@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from skimage.segmentation import find_boundaries
 
@@ -64,14 +65,19 @@ def draw(image: Image, classes: list[str], folder: Path) -> None:
         panel.imshow(picture, interpolation="nearest")
         panel.set_title(kind if kind != "overlay" else "overlay: contours of true and predicted objects")
         panel.axis("off")
+    dashed = Patch(facecolor="white", edgecolor="black", linestyle="--", label="truth in the overlay (dashed)")
+    add_legend(figure, classes, dashed)
+    figure.suptitle(f"{image.source} ({image.split})")
+    save_figure(figure, folder / f"{image.source}_panel.png")
+
+
+def add_legend(figure: Figure, classes: list[str], *more: Patch) -> None:
+    """The colours of the classes without background, and what else is to be explained, under a figure."""
     handles = [
         Patch(facecolor=colours(np.array(c)) / 255, edgecolor="black", label=name)
         for c, name in enumerate(classes[1:], 1)
     ]
-    handles.append(Patch(facecolor="white", edgecolor="black", linestyle="--", label="truth in the overlay (dashed)"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(f"{image.source} ({image.split})")
-    save_figure(figure, folder / f"{image.source}_panel.png")
+    figure.legend(handles=[*handles, *more], loc="outside lower center", ncols=4, frameon=False)
 
 
 def write_label_maps(image: Image, folder: Path) -> None:

@@ -91,6 +91,7 @@ def _write(folder: Path, figures: Figures, table: pd.DataFrame, settings: dict[s
         "instances": figures.method,
         "true instances": figures.truth_instances,
         "absent classes": ABSENT_CLASSES,
+        "images left out of a mean": figures.left_out(),
         "images": figures.images.source.tolist(),
         "patches": len(figures.patches),
         "figures": averages,
@@ -107,6 +108,7 @@ def _print(table: pd.DataFrame, figures: Figures) -> None:
     undefined = int(figures.images.isna().any(axis=1).sum())
     print(
         f"\n{len(figures.images)} images, {len(figures.patches)} patches. Predicted objects by {figures.method}, true "
-        f"ones from {figures.truth_instances}.\nAbsent classes: {ABSENT_CLASSES} (in {undefined} images a figure "
-        'is left out).\n"AJI" and "Hausdorff_distance" as published are not those of other papers: see the README.'
+        f"ones from {figures.truth_instances}.\nAbsent classes: {ABSENT_CLASSES} (in {undefined} images a figure is "
+        f'left out, {MARKER} says which).\n"AJI" and "Hausdorff_distance" as published are not those of other papers: '
+        "see the README."
     )

@@ -64,6 +64,9 @@ def test_a_perfect_prediction_has_perfect_figures(oracle):
     assert [image.source for image in seen] == ["t1", "t2"] and seen[0].pixels.shape == (32, 32, 3)
     assert len(np.unique(seen[0].true_instances)) == 5  # four patches, a numbered disc in each, and the background
     assert len(figures.patches) == 8 and figures.truth_instances == "the annotation"
+    assert (figures.patches["standard: Dice"] == 1).all() and (figures.patches["standard: HD95 (px)"] == 0).all()
+    assert not any(name.startswith("standard: ") for name in table[AS_PUBLISHED].index)
+    assert figures.left_out() == {}
 
 
 def test_images_and_pixels_are_averaged_differently(oracle):
@@ -84,6 +87,10 @@ def test_images_and_pixels_are_averaged_differently(oracle):
     assert table[POOLED_INSTANCES, "RQ"] == pytest.approx(4 / (4 + 4 / 2))
     assert table[AS_PUBLISHED, "precision"] == 1  # nothing predicted counts 1, as published
     assert table[BY_IMAGE, "precision"] == 0.5
+    assert figures.patches["precision"].tolist() == [1] * 8
+    assert figures.patches["standard: precision"].tolist() == [1] * 4 + [0] * 4
+    assert figures.patches["standard: HD95 (px)"].tolist() == pytest.approx([0] * 4 + [16 * 2**0.5] * 4)
+    assert figures.left_out() == {"SQ": 1}  # nothing is matched in the second image
 
 
 def test_splits_are_reported_apart_and_together(tiny_data_set):
@@ -132,6 +139,8 @@ def test_nothing_there_and_nothing_found_leaves_all_figures_out(tiny_data_set):
         table = figures.table().test
     assert table.drop(index=AS_PUBLISHED, level=0).isna().all()
     assert table[AS_PUBLISHED, "Jaccard_score"] == 1  # as published
+    assert figures.patches["standard: Jaccard"].isna().all()
+    assert figures.left_out() == dict.fromkeys(figures.images.columns[2:], 2)
 
 
 def write_cut(root, image, instances, size, stride):

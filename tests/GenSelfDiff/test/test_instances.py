@@ -105,6 +105,19 @@ def test_classes_are_divided_from_each_other():
     assert set(np.unique(numbers[class_map == 1])) == {1} and set(np.unique(numbers[class_map == 2])) == {2}
 
 
+def test_tissue_that_touching_nuclei_surround_is_no_hole():
+    """A ring around 11 x 11 pixels: a lumen for connected components, tissue for the watershed if that is too large."""
+    ring = np.zeros((40, 40), int)
+    ring[8:31, 8:31] = 1
+    ring[14:25, 14:25] = 0
+    counts = {
+        largest: (to_instances(ring, "watershed", InstanceSettings(largest_hole=largest)) > 0).sum()
+        for largest in (0, 120, 121)
+    }
+    assert counts == {0: (ring > 0).sum(), 120: (ring > 0).sum(), 121: 23 * 23}
+    assert (to_instances(ring, "components", InstanceSettings(largest_hole=0)) > 0).sum() == 23 * 23
+
+
 def test_nothing_gives_nothing():
     for method in ("components", "watershed"):
         assert not to_instances(np.zeros((16, 16), int), method, SETTINGS).any()

@@ -48,6 +48,8 @@ def test_everything_is_written(settings, capsys):
     assert {f.name for f in (folder / "pictures").iterdir()} == {f"t{i}_{k}.png" for i in (1, 2) for k in kinds}
     summary = read_summary(folder)
     assert summary["settings"]["epoch"] == 3 and summary["instances"] == "watershed"
+    undefined = pd.read_csv(folder / "images.csv").isna().sum()
+    assert summary["images left out of a mean"] == undefined[undefined > 0].to_dict()
     assert "left out" in summary["absent classes"] and summary["true instances"] == "the annotation"
     averagings = list(summary["figures"])
     assert len(averagings) == 5 and all("mean over" in name or "pooled over" in name for name in averagings)
@@ -155,6 +157,8 @@ def save_run(path, model, **more):
         (lambda p: save_run(p / "a.pth", DiffusionNet(8), stage="pretrain"), "is of pre-training; a fine-tuned one"),
         (lambda p: save_run(p / "b.pth", SegNet(8, 4), classes=list("abcd")),
          r"has 2 classes \(background, nucleus\), the network 4 \(a, b, c, d\)"),
+        (lambda p: save_run(p / "d.pth", SegNet(8, 2), classes=["background", "gland"]),
+         r"has 2 classes \(background, nucleus\), the network 2 \(background, gland\): pass the data set"),
         (lambda p: save_run(p / "c.pth", SegNet(8, 2), model_state_dict={"net.final_conv.1.weight": torch.zeros(2, 8)}),
          "does not fit the network"),
     ],
