@@ -5,14 +5,23 @@ first convolution 42, then 64, 128, 256, 512 at full, 1/2, 1/4 and 1/8 resolutio
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 DIM_MULTS = (1, 2, 4, 8)  # width of each resolution in units of dim
 InitialWeights = Literal["published", "pytorch"]
+
+
+def _recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`function(*inputs)`, of which the backward pass keeps the inputs only and computes the rest again."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class SinusoidalPositionEmbeddings(nn.Module):
@@ -34,7 +43,10 @@ class SinusoidalPositionEmbeddings(nn.Module):
 
 
 class Block(nn.Module):
-    """3x3 convolution, GroupNorm over 8 groups, SiLU."""
+    """3x3 convolution, GroupNorm over 8 groups, SiLU.
+
+    The last two are cheap and their results large: they are not kept for the backward pass but computed again in it.
+    """
 
     def __init__(self, dim: int, dim_out: int):
         super().__init__()
@@ -43,7 +55,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim_out, H, W)."""
-        return F.silu(self.norm(self.proj(x)))
+        return _recomputed(self._activation, self.proj(x))
+
+    def _activation(self, x: Tensor) -> Tensor:
+        return F.silu(self.norm(x))
 
 
 class ResnetBlock(nn.Module):
@@ -76,36 +91,45 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, H, W)."""
         height, width = x.shape[2:]
-        q, k, v = self.to_qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
+        qkv = self.to_qkv(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, 3 heads head_dim)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, head_dim)
-        return self.to_out(out.transpose(-1, -2).flatten(1, 2).unflatten(2, (height, width)))
+        return self.to_out(out.transpose(1, 2).flatten(2).unflatten(1, (height, width)).permute(0, 3, 1, 2))
 
 
 class LinearAttention(nn.Module):
     """Attention at a cost linear in the pixels, 4 heads of 32 (Shen et al., 2021, arXiv 1812.01243).
 
-    q is normalised over its channels, k over the pixels, so that k v^T is a small matrix that every pixel shares.
+    q is normalised over its channels, k over the pixels, so that k v^T is a small matrix that every pixel shares: it is
+    multiplied with the weight of `to_out` before it meets the pixels. All large tensors are (B, HW, channels), which is
+    how a channels_last image lies in memory, so none is copied.
     """
 
     def __init__(self, dim: int, heads: int = 4, head_dim: int = 32):
         super().__init__()
         self.heads = heads
-        self.scale = head_dim**-0.5
         self.to_qkv = nn.Conv2d(dim, 3 * heads * head_dim, 1, bias=False)
         self.to_out = nn.Sequential(nn.Conv2d(heads * head_dim, dim, 1), nn.GroupNorm(1, dim))
+        # A head meets only its own part of k v^T: a mask over all heads at once, with the scale of q in it.
+        own = torch.block_diag(*[torch.ones(head_dim, head_dim)] * heads)
+        self.register_buffer("own_head", own * head_dim**-0.5, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, H, W)."""
         height, width = x.shape[2:]
-        q, k, v = self.to_qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)  # (B, heads, head_dim, HW)
-        q = q.softmax(dim=-2) * self.scale
-        k = k.softmax(dim=-1)
-        context = v @ k.transpose(-1, -2)  # (B, heads, head_dim, head_dim)
-        return self.to_out((context @ q).flatten(1, 2).unflatten(2, (height, width)))
+        weights = self.to_qkv.weight.chunk(3)
+        q, k, v = (F.conv2d(x, w).permute(0, 2, 3, 1).flatten(1, 2) for w in weights)  # (B, HW, heads head_dim)
+        # The dtype keeps autocast from going to float32 here and back: softmax adds up in float32 in any case.
+        q = q.unflatten(-1, (self.heads, -1)).softmax(dim=-1, dtype=q.dtype).flatten(2)
+        k = k.softmax(dim=1, dtype=k.dtype)
+        context = (v.mT @ k) * self.own_head  # (B, heads head_dim of v, heads head_dim of k)
+        projection, norm = self.to_out
+        out = q @ (projection.weight.flatten(1) @ context).mT + projection.bias.to(q.dtype)  # (B, HW, dim)
+        return norm(out.unflatten(1, (height, width)).permute(0, 3, 1, 2))
 
 
 class PreNorm(nn.Module):
-    """GroupNorm over all channels in front of `fn`."""
+    """GroupNorm over all channels in front of `fn`, an attention: computed again in the backward pass too."""
 
     def __init__(self, dim: int, fn: nn.Module):
         super().__init__()
@@ -114,6 +138,9 @@ class PreNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, H, W)."""
+        return _recomputed(self._attention, x)
+
+    def _attention(self, x: Tensor) -> Tensor:
         return self.fn(self.norm(x))
 
 
@@ -133,7 +160,10 @@ class Unet(nn.Module):
     """The attention U-Net: images (B, 3, H, W) and steps (B,) to (B, out_channels, H, W).
 
     Four resolutions on the way down and three on the way up: the skip of the first resolution is not used, and every
-    level up ends in a transposed convolution. H and W are multiples of 8.
+    level up ends in a transposed convolution. H and W are multiples of 8. Computes in channels_last.
+
+    `checkpoint_activations`: keep only what goes in and out of each block for the backward pass, and compute the rest
+    again in it; less memory, more time, the same results.
     """
 
     def __init__(self, dim: int, out_channels: int):
@@ -162,6 +192,8 @@ class Unet(nn.Module):
             up = nn.ConvTranspose2d(dim_in, dim_in, 4, stride=2, padding=1)
             self.ups.append(self._level(2 * dim_out, dim_in, time_dim, up))
         self.final_conv = nn.Sequential(ResnetBlock(dim, dim), nn.Conv2d(dim, out_channels, 1))
+        self.checkpoint_activations = False
+        self.to(memory_format=torch.channels_last)
 
     @staticmethod
     def _level(dim_in: int, dim_out: int, time_dim: int, resize: nn.Module) -> nn.ModuleList:
@@ -171,21 +203,24 @@ class Unet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """`x` (B, 3, H, W), `t` (B,) -> (B, out_channels, H, W)."""
-        x = self.init_conv(x)
-        time_embedding = self.time_mlp(t)
+        x = self.init_conv(x.contiguous(memory_format=torch.channels_last))
+        embedding = self.time_mlp(t)
         skips = []
         for block1, block2, attention, downsample in self.downs:
-            x = attention(block2(block1(x, time_embedding), time_embedding))
+            x = self._run(attention, self._run(block2, self._run(block1, x, embedding), embedding))
             skips.append(x)
             x = downsample(x)
-        x = self.mid_block1(x, time_embedding)
-        x = self.mid_attn(x)
-        x = self.mid_block2(x, time_embedding)
+        x = self._run(self.mid_block1, x, embedding)
+        x = self._run(self.mid_attn, x)
+        x = self._run(self.mid_block2, x, embedding)
         for block1, block2, attention, upsample in self.ups:
             x = torch.cat((x, skips.pop()), dim=1)
-            x = attention(block2(block1(x, time_embedding), time_embedding))
+            x = self._run(attention, self._run(block2, self._run(block1, x, embedding), embedding))
             x = upsample(x)
-        return self.final_conv(x)
+        return self._run(self.final_conv, x)
+
+    def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
+        return _recomputed(module, *inputs) if self.checkpoint_activations else module(*inputs)
 
 
 class DiffusionNet(nn.Module):
