@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from GenSelfDiff.pretrain import SS_diff
+from GenSelfDiff.settings import read_command_line
 from utils_general import GLAS, HN, MONUSEG, run_script
 
 
@@ -21,4 +22,4 @@ class Settings(SS_diff.Settings):
 
 
 if __name__ == "__main__":
-    run_script(SS_diff.main, Settings)
+    run_script(SS_diff.main, Settings, read_command_line)

@@ -55,13 +55,14 @@ class InputError(Exception):
     """A mistake the user can mend: one line that says what was looked for, where, what was found and what to do."""
 
 
-def run_script(main: Callable[[Any], None], settings: type) -> None:
+def run_script(main: Callable[[Any], None], settings: type, parse: Callable[[type], Any] = tyro.cli) -> None:
     """Run a script: its command line comes from the dataclass `settings`, and a user's mistake ends in one clear line.
 
-    Exit codes: 0 done, 1 a mistake that the last line explains, 2 a wrong option, 130 stopped with Ctrl-C.
+    `parse` makes settings of the command line. Exit codes: 0 done, 1 a mistake that the last line explains, 2 a wrong
+    option, 130 stopped with Ctrl-C.
     """
     try:
-        main(tyro.cli(settings))
+        main(parse(settings))
     except InputError as error:
         # A data loader's worker hands an error on with its traceback in front: the message is the last line.
         sys.exit("error: " + str(error).strip().splitlines()[-1].removeprefix("utils_general.InputError: "))
@@ -149,14 +150,20 @@ def natural_order(path: Path) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
-def list_images(folder: Path, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> list[Path]:
-    """All image files directly in `folder`, in natural order; `InputError` where there are none."""
+def image_names(folder: Path, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> list[str]:
+    """The names of all image files directly in `folder`, in no order; `InputError` where there are none."""
     if not folder.is_dir():
         raise InputError(f"folder {folder} does not exist")
-    files = [f for f in folder.iterdir() if f.suffix.lower() in extensions and not f.name.startswith(".")]
-    if not files:
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.name.lower().endswith(extensions) and not e.name.startswith(".")]
+    if not names:
         raise InputError(f"no image in {folder}: looked for *{', *'.join(extensions)}")
-    return sorted(files, key=natural_order)
+    return names
+
+
+def list_images(folder: Path, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> list[Path]:
+    """The same as paths, in natural order."""
+    return sorted((folder / name for name in image_names(folder, extensions)), key=natural_order)
 
 
 def _read(path: Path, wanted: str) -> Image.Image:

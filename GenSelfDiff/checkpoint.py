@@ -103,7 +103,8 @@ def load_segmentation(path: Path, device: torch.device) -> tuple[SegNet, dict[st
     classes = state[LAST_CONVOLUTION].shape[0]
     checkpoint.setdefault("classes", ["background", *(f"class {c}" for c in range(1, classes))])
     checkpoint.setdefault("settings", {"input_range": [0.0, 1.0]})
-    return _fill(SegNet(dim_of(state), classes), state, path).to(device).eval(), checkpoint
+    network = SegNet(dim_of(state), classes, checkpoint["settings"].get("timestep", 0))
+    return _fill(network, state, path).to(device).eval(), checkpoint
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:

@@ -1,7 +1,10 @@
 """Patches on disk as data sets for both stages, and the one place where images become network input."""
 
+import contextlib
 import hashlib
+import os
 import signal
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from GenSelfDiff.devices import Devices
-from utils_general import SIDE_MULTIPLE, SPLIT_SEED, DataSet, InputError, list_images, read_index_map, read_rgb
+from utils_general import SIDE_MULTIPLE, SPLIT_SEED, DataSet, InputError, image_names, read_index_map, read_rgb
 
 # The input range each stage was published with; a setting of both, stored in the checkpoint.
 PRETRAINING_RANGE = (-1.0, 1.0)
@@ -43,8 +46,9 @@ class Patches:
     Folders of the released code are read too: `image_<i>.jpg`, in the folder or in its `images/`, with the labels in
     `label_patches.mat` beside them (array `data` (N, H, W)).
 
-    `index` has a row a patch: patch (its number), source (name of the source image), x, y (pixels), split.
-    Raises `InputError` where the folder is incomplete.
+    `index` has a row a patch: patch (its number), source (name of the source image), x, y (pixels), split. Nothing else
+    is kept of each patch, no path and no Python object, so that 300,000 of them cost a process and its workers no more
+    than 10 MB. Raises `InputError` where the folder is incomplete.
     """
 
     def __init__(self, folder: Path, labelled: bool = False):
@@ -52,23 +56,23 @@ class Patches:
         self.labelled = labelled
         if not self.folder.is_dir():
             raise InputError(f"folder {self.folder} does not exist: run the data set's preprocess.py, or mend the path")
-        images = self.folder / "images"
-        self.files = {_number(f): f for f in list_images(images if images.is_dir() else self.folder)}
         self.matrix: np.ndarray | None = None
+        self.names: np.ndarray | None = None  # of the files of the released layout, in the order of `numbers`
         if (self.folder / "index.csv").is_file():
             self._read_index()
         else:
             self._read_released_layout()
-        self.index = self.index.set_index("patch", drop=False)
 
     def _read_index(self) -> None:
         path = self.folder / "index.csv"
         try:
-            self.index = pd.read_csv(path, dtype={"source": str, "split": str})
+            self.index = pd.read_csv(path, dtype={"source": "category", "split": "category"})
         except (ValueError, UnicodeDecodeError) as error:
             raise InputError(f"{path} cannot be read: {error}") from None
         if list(self.index.columns) != INDEX_COLUMNS or not len(self.index):
             raise InputError(f"{path} wants a row a patch and the columns {', '.join(INDEX_COLUMNS)}")
+        if not pd.api.types.is_integer_dtype(self.index.patch):
+            raise InputError(f"{path} names patches by something else than whole numbers in its column patch")
         if self.index.patch.duplicated().any():
             raise InputError(f"{path} names patch {self.index.patch[self.index.patch.duplicated()].iloc[0]} twice")
         self._check_complete("images", "image")
@@ -81,30 +85,36 @@ class Patches:
 
     def _check_complete(self, kind: str, stem: str) -> None:
         """Every patch of the index has its file in the subfolder `kind`, and every file is in the index."""
-        folder = self.folder / kind
-        found = {f.name for f in folder.iterdir() if not f.name.startswith(".")} if folder.is_dir() else set()
-        wanted = {f"{stem}_{patch}.png" for patch in self.index.patch}
-        if missing := sorted(wanted - found):
+        folder, wanted = self.folder / kind, self.index.patch.to_numpy()
+        found, others = _patch_numbers(folder, stem) if folder.is_dir() else (wanted[:0], [])
+        if len(lost := np.setdiff1d(wanted, found, assume_unique=True)):
+            missing = sorted(f"{stem}_{patch}.png" for patch in lost)
             raise InputError(f"{len(missing)} of {len(wanted)} files are missing in {folder}: {', '.join(missing[:3])}")
-        if extra := sorted(found - wanted):
+        if extra := sorted([*others, *(f"{stem}_{patch}.png" for patch in np.setdiff1d(found, wanted, assume_unique=True))]):
             raise InputError(f"{folder} holds {len(extra)} files that index.csv does not know: {', '.join(extra[:3])}")
 
     def _read_released_layout(self) -> None:
         """No index: patch numbers from the file names, each patch its own source, 90/10 split by patch as released."""
-        numbers = sorted(self.files)
+        numbers, self.names = _numbered_images(self._image_folder())
+        self.numbers = numbers
         splits = np.full(len(numbers), "val", dtype=object)
         splits[np.random.RandomState(SPLIT_SEED).permutation(len(numbers))[: int(0.9 * len(numbers))]] = "train"
-        sources = [self.files[n].stem for n in numbers]
+        sources = [Path(os.fsdecode(name)).stem for name in self.names]
         self.index = pd.DataFrame({"patch": numbers, "source": sources, "x": 0, "y": 0, "split": splits})
+        self.index["split"] = self.index.split.astype("category")
         self.has_instances = False
-        height, width = read_rgb(self.files[numbers[0]]).shape[:2]
+        height, width = self.image(numbers[0]).shape[:2]
         classes: list[str] = []
         if self.labelled:
             self.matrix = self._read_matrix(numbers, (height, width))
             classes = ["background", *(f"class {c}" for c in range(1, int(self.matrix.max()) + 1))]
         self.data_set = DataSet(self.folder.name, RELEASED, classes, "components", height, 0, SPLIT_SEED)
 
-    def _read_matrix(self, numbers: list[int], shape: tuple[int, int]) -> np.ndarray:
+    def _image_folder(self) -> Path:
+        images = self.folder / "images"
+        return images if images.is_dir() else self.folder
+
+    def _read_matrix(self, numbers: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         path = self.folder / "label_patches.mat"
         if not path.is_file():
             raise InputError(f"{self.folder} has neither index.csv nor label_patches.mat: its patches have no labels")
@@ -112,7 +122,7 @@ class Patches:
             matrix = scipy.io.loadmat(path)["data"]
         except (ValueError, KeyError, NotImplementedError, OSError) as error:
             raise InputError(f"{path} cannot be read as a MATLAB file with an array 'data': {error}") from None
-        if matrix.shape != (len(numbers), *shape) or numbers != list(range(len(numbers))):
+        if matrix.shape != (len(numbers), *shape) or (numbers != np.arange(len(numbers))).any():
             raise InputError(f"{path} holds labels {matrix.shape}, the folder {len(numbers)} patches of {shape}")
         return matrix
 
@@ -123,9 +133,20 @@ class Patches:
         """The numbers of the patches of a split."""
         return self.index.patch[self.index.split == split].to_numpy()
 
+    def file(self, patch: int) -> Path:
+        """The image file of a patch."""
+        if self.names is None:
+            return self.folder / "images" / f"image_{patch}.png"
+        return self._image_folder() / os.fsdecode(self.names[np.searchsorted(self.numbers, patch)])
+
+    @property
+    def files(self) -> dict[int, Path]:
+        """The image files of all patches by number, in its order: made anew each time, for what reads them all."""
+        return {int(patch): self.file(patch) for patch in sorted(self.index.patch)}
+
     def image(self, patch: int) -> np.ndarray:
         """Image uint8 (H, W, 3)."""
-        return read_rgb(self.files[patch])
+        return read_rgb(self.file(patch))
 
     def label(self, patch: int) -> np.ndarray:
         """Class indices int32 (H, W)."""
@@ -160,12 +181,33 @@ class Patches:
                 raise InputError(f"{name} holds class {wrong}; with {classes} classes, 0 to {classes - 1} are allowed")
 
 
-def _number(file: Path) -> int:
-    """The i of `image_<i>`."""
-    number = file.stem.rpartition("_")[2]
-    if not number.isdigit():
-        raise InputError(f"{file} is not named image_<number>: is {file.parent} a folder of patches?")
-    return int(number)
+def _patch_numbers(folder: Path, stem: str) -> tuple[np.ndarray, list[str]]:
+    """The numbers i of all files `<stem>_<i>.png` in a folder, and the names of all other files but hidden ones."""
+    numbers, others = array("q"), []
+    start, end = f"{stem}_", ".png"
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            number = entry.name.removeprefix(start).removesuffix(end)
+            if number.isdecimal() and len(number) < 19 and entry.name == f"{start}{int(number)}{end}":
+                numbers.append(int(number))
+            elif not entry.name.startswith("."):
+                others.append(entry.name)
+    return np.frombuffer(numbers, np.int64), others
+
+
+def _numbered_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The i of all images `image_<i>` in a folder, rising, and their names as bytes, both (N,)."""
+    names = image_names(folder)
+    ends = [name.rpartition(".")[0].rpartition("_")[2] for name in names]
+    if wrong := [folder / name for name, end in zip(names, ends, strict=True) if not end.isdecimal()]:
+        raise InputError(f"{min(wrong)} is not named image_<number>: is {folder} a folder of patches?")
+    numbers, names = np.array(ends, dtype=np.int64), np.array([os.fsencode(name) for name in names])
+    order = np.argsort(numbers)
+    numbers, names = numbers[order], names[order]
+    if len(twice := np.flatnonzero(numbers[1:] == numbers[:-1])):
+        pair = " and ".join(os.fsdecode(names[twice[0] + i]) for i in range(2))
+        raise InputError(f"{folder} holds {pair}: one image of each number is wanted")
+    return numbers, names
 
 
 def pretraining_folder(root: Path) -> Path:
@@ -205,7 +247,8 @@ class PatchDataset(Dataset):
                 print(f"{folder.folder} has no index.csv: split 90/10 by patch, so overlapping patches may be in both")
         selected = [folder.select(split) for folder in folders]
         self.numbers = np.concatenate(selected)
-        self.which = np.repeat(np.arange(len(folders)), [len(s) for s in selected])
+        self.ends = np.cumsum([len(s) for s in selected])  # of each folder's patches in `numbers`
+        self._fingerprint: str | None = None
         sizes = {folder.data_set.patch_size for folder in folders}
         if len(sizes) > 1 or min(sizes) % SIDE_MULTIPLE:
             raise InputError(f"patches of {sorted(sizes)} pixels: one size is needed, a multiple of {SIDE_MULTIPLE}")
@@ -215,14 +258,25 @@ class PatchDataset(Dataset):
         return len(self.numbers)
 
     def fingerprint(self) -> str:
-        """Changes with the patches and their order, not with the folder they lie in."""
-        rows = [f.index.loc[self.numbers[self.which == i]].to_csv(index=False) for i, f in enumerate(self.folders)]
-        return hashlib.sha256("".join(rows).encode()).hexdigest()
+        """Changes with the patches and their order, not with the folder they lie in: the hash of their index."""
+        if self._fingerprint is None:
+            self._fingerprint = self._hash_index()
+        return self._fingerprint
+
+    def _hash_index(self) -> str:
+        digest = hashlib.sha256()
+        for folder, numbers in zip(self.folders, np.split(self.numbers, self.ends[:-1]), strict=True):
+            rows = folder.index[folder.index.patch.isin(numbers)]
+            for start in range(0, max(1, len(rows)), 10_000):  # piece by piece: as text it is many times larger
+                piece = rows.iloc[start : start + 10_000].to_csv(index=False, header=start == 0)
+                digest.update(piece.encode())
+        return digest.hexdigest()
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int | str]:
         epoch, i = key
-        patches, patch = self.folders[self.which[i]], int(self.numbers[i])
-        file, seed = str(patches.files[patch]), derived_seed(self.seed, epoch, i)
+        patches = self.folders[np.searchsorted(self.ends, i, side="right")]
+        patch = int(self.numbers[i])
+        file, seed = str(patches.file(patch)), derived_seed(self.seed, epoch, i)
         image = patches.image(patch)
         if image.shape[:2] != (self.size, self.size):
             raise InputError(f"{file} is {image.shape[1]}x{image.shape[0]} pixels, not {self.size}x{self.size}")
@@ -241,28 +295,6 @@ class PatchDataset(Dataset):
 def derived_seed(*parts: int) -> int:
     """One seed out of several numbers, well mixed, in 0 .. 2^32 - 1."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
-
-
-def flips() -> v2.Transform:
-    """The augmentation of pre-training: horizontal and vertical flips, each with probability 0.5."""
-    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()])
-
-
-def _blur(image: Tensor) -> Tensor:
-    return v2.functional.gaussian_blur(image, kernel_size=[3, 3], sigma=[1.0, 2.0])
-
-
-def finetuning_augmentation() -> v2.Transform:
-    """The published augmentation of fine-tuning: flips, 3x3 blur and colour jitter with probability 0.3 each.
-
-    The blur's sigma is fixed, 1 pixel across and 2 down, as released. Labels are flipped along and else untouched.
-    """
-    blur = v2.Lambda(_blur, tv_tensors.Image)
-    return v2.Compose([
-        flips(),
-        v2.RandomApply([blur], p=0.3),
-        v2.RandomApply([v2.ColorJitter(brightness=0.5, contrast=0.4)], p=0.3),
-    ])  # fmt: skip
 
 
 class EpochBatches(Sampler):
@@ -314,6 +346,20 @@ def loader(dataset: Dataset, batches: EpochBatches, workers: int, devices: Devic
         worker_init_fn=_leave_signals_to_the_main_process,
         pin_memory=devices.device.type == "cuda",
     )
+
+
+@contextlib.contextmanager
+def dead_workers_explained() -> Iterator[None]:
+    """Make one clear line of a worker's sudden death, which the main process learns of wherever it is just then."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise InputError(
+            f"a process that reads patches died ({str(error).splitlines()[0].rstrip('. ')}); where memory is short, "
+            "use fewer: --workers N; the same command goes on from the last checkpoint"
+        ) from None
 
 
 def stop_workers(data_loader: DataLoader) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from utils_general import InputError
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,22 @@ class InPrecision(nn.Module):
 
     def __init__(self, model: nn.Module, precision: Precision):
         super().__init__()
+        check_precision(precision, next(model.parameters()).device)
         self.model, self.precision = model, precision
+        # PyTorch rounds convolutions to TF32 by itself: float32 means float32 here.
+        rounding = "tf32" if precision == "tf32" else "ieee"
+        torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = rounding
 
     def forward(self, x: Tensor, *arguments: Tensor) -> Tensor:
         """As the network's."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self.model(x, *arguments).float()
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """`InputError` for a precision that the device does not have."""
+    if precision == "tf32" and device.type != "cuda":
+        raise InputError("--precision tf32 is one of GPUs, and this is a CPU: float32 or bfloat16 are meant")
 
 
 def pick_device(name: str) -> torch.device:

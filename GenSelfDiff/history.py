@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from GenSelfDiff.devices import Devices
-from utils_general import save_figure
+from utils_general import read_rgb, save_figure
 
 Figures = dict[str, tuple[Tensor, Tensor | int]]
 """Named sums and the counts to divide them by; both can be added up over batches and processes."""
@@ -40,6 +40,28 @@ class Means:
         """The means over all processes; NaN where nothing was counted."""
         pairs = self.over_processes(devices)
         return {name: total / count if count else math.nan for name, (total, count) in pairs.items()}
+
+
+class TensorBoard:
+    """The rows of the history, and the sampled pictures, as a file for TensorBoard in the run's folder."""
+
+    FILES = "events.out.tfevents.*"
+
+    def __init__(self, folder: Path, epoch: int):
+        """`epoch`: how many are done; what an interrupted run wrote after them is hidden."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=epoch + 1)
+
+    def add(self, row: dict[str, float], picture: Path) -> None:
+        """One epoch; `picture` where there is one."""
+        for name, value in row.items():
+            part, _, figure = name.partition("_")
+            tag = f"{figure}/{part}" if part in ("train", "val") else name
+            self.writer.add_scalar(tag, value, row["epoch"])
+        if picture.is_file():
+            self.writer.add_image("sample", read_rgb(picture), row["epoch"], dataformats="HWC")
+        self.writer.flush()
 
 
 def draw_curves(history: pd.DataFrame, title: str, path: Path) -> None:

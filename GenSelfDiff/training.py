@@ -1,11 +1,11 @@
 """The training loop that both stages share: epochs, precision, validation, history, stopping and going on."""
 
+import copy
 import dataclasses
 import math
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,61 +16,17 @@ from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import EpochBatches, PatchDataset, loader, stop_workers
-from GenSelfDiff.devices import Devices, InPrecision, Precision
-from GenSelfDiff.history import Figures, Means, draw_curves
-from GenSelfDiff.unet import InitialWeights
-from utils_general import SNAPSHOTS, SPLIT_SEED, InputError, at_least, replace_file, write_json
+from GenSelfDiff.devices import Devices, InPrecision, check_precision
+from GenSelfDiff.history import Figures, Means, TensorBoard, draw_curves
+from GenSelfDiff.settings import TrainingSettings
+from utils_general import SNAPSHOTS, InputError, replace_file, write_json
 
 # What may differ when a run is continued; every other setting is part of what the run computes.
-MAY_CHANGE = {"epochs", "workers", "device", "save_minutes", "fresh", "sample_every", "data"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """Settings that both stages share; the first seven get their defaults in each stage's script."""
-
-    run_name: str
-    """name of the run: its folder under snapshots/; or an absolute path"""
-    # (a plain --run would be taken by torchrun for an abbreviation of its own options)
-    epochs: int
-    """passes over the training patches"""
-    batch_size: int
-    """patches a step, for each GPU or process"""
-    learning_rate: float
-    """of Adam, constant"""
-    betas: tuple[float, float]
-    """of Adam"""
-    dim: int | None
-    """width of the network, a multiple of 8; 8 to 32 for small runs"""
-    input_range: tuple[float, float]
-    """what black and white become"""
-    initial_weights: InitialWeights = "published"
-    """what the network starts from: "published" (deviation 0.01, needs long training) or "pytorch" (small runs)"""
-    precision: Precision = "float32"
-    """float32, or bfloat16 (autocast: faster, rounded)"""
-    device: str = "auto"
-    """auto, cpu, cuda (all visible GPUs) or cuda:N"""
-    workers: int = 4
-    """processes that read patches to train on, and as many for validation, for each training process; 0: none"""
-    seed: int = SPLIT_SEED
-    """of initial weights, order, augmentation, steps and noise"""
-    save_minutes: float = 10.0
-    """minutes between checkpoints inside an epoch; there is one after every epoch in any case"""
-    fresh: bool = False
-    """start over: an existing run of this name is replaced instead of continued"""
-
-    def check(self) -> None:
-        """Raise `InputError` for a setting that cannot work."""
-        at_least(self, epochs=1, batch_size=1, learning_rate=0, workers=0, seed=0, save_minutes=0)
-        if not self.run_name.strip():
-            raise InputError("--run-name is empty: a run needs a name")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"--betas are {self.betas}: Adam wants two numbers from 0 to below 1")
-        low, high = self.input_range
-        if not low < high:
-            raise InputError(f"--input-range is {low} to {high}: the first must be below the second")
-        if self.dim is not None and (self.dim < 8 or self.dim % 8):
-            raise InputError(f"--dim is {self.dim}: a multiple of 8 is needed")
+# The batch size may with the number of processes: their product, the joint batch, may not.
+MAY_CHANGE = {
+    "epochs", "batch_size", "workers", "device", "save_minutes", "fresh", "sample_every", "data", "recipe",
+    "checkpoint_activations", "compile", "tensorboard",
+}  # fmt: skip
 
 
 class Stage(Protocol):
@@ -106,6 +62,22 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+class RunningMean:
+    """An exponential moving average of a network's weights, as a network: smoother than the last of them.
+
+    After n steps the mean is taken with min(decay, (1 + n) / (10 + n)), so that it forgets the initial weights soon.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model, self.decay = copy.deepcopy(model).requires_grad_(False), decay
+        self.ours, self.theirs = list(self.model.parameters()), list(model.parameters())
+
+    @torch.no_grad()
+    def update(self, steps: int) -> None:
+        """Take in the weights after so many steps."""
+        torch._foreach_lerp_(self.ours, self.theirs, 1 - min(self.decay, (1 + steps) / (10 + steps)))
+
+
 class Trainer:
     """Trains a network and keeps everything in `snapshots/<run>`.
 
@@ -133,10 +105,13 @@ class Trainer:
         held_out = EpochBatches(len(validation), per_process, settings.seed, devices, shuffle=False)
         self.training_loader = loader(training, self.batches, settings.workers, devices)
         self.validation_loader = loader(validation, held_out, settings.workers, devices)
-        network = InPrecision(model.to(devices.device), settings.precision)
-        self.wrapped = devices.wrap(network)
-        # Processes hold out different numbers of batches: there the wrapper, which makes them meet, is left out.
-        self.evaluated = network if devices.world_size > 1 else self.wrapped
+        model.to(devices.device).net.checkpoint_activations = settings.checkpoint_activations
+        self.wrapped = devices.wrap(self._network(model))
+        self.mean = RunningMean(model, settings.ema) if settings.ema else None
+        self.result = self.mean.model if self.mean else model  # what is validated and handed on
+        # Processes hold out different numbers of batches: DistributedDataParallel, which makes them meet, is left out.
+        evaluated = self._network(self.result)
+        self.evaluated = evaluated if devices.world_size > 1 else devices.wrap(evaluated)
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=settings.learning_rate, betas=settings.betas, fused=True
         )
@@ -147,6 +122,10 @@ class Trainer:
         self.seconds = 0.0  # spent in this epoch before it was interrupted
         self.unchecked: list[tuple[Tensor, list[str]]] = []
         self.started = self.saved = time.monotonic()
+
+    def _network(self, model: nn.Module) -> nn.Module:
+        network = InPrecision(model, self.settings.precision)
+        return torch.compile(network) if self.settings.compile else network
 
     def run(self) -> None:
         """Train until the last epoch is done; or until a signal: then save, say how to go on, and exit."""
@@ -159,7 +138,8 @@ class Trainer:
             )
         if self.epoch >= self.settings.epochs:
             run = self.settings.run_name
-            print(f"run {run} is finished after {self.epoch} epochs; --epochs N goes on, --fresh starts over")
+            more = "--epochs N goes on" if self.settings.decay == "none" else "its learning rate has decayed"
+            print(f"run {run} is finished after {self.epoch} epochs; {more}, --fresh starts over")
             print(f"everything is in {self.folder}")
             return
         self._introduce()
@@ -169,6 +149,8 @@ class Trainer:
                 if not going_on:
                     self._begin()
                 self._write_settings()
+                if self.settings.tensorboard and self.devices.main:
+                    self.board = TensorBoard(self.folder, self.epoch)
                 while self.epoch < self.settings.epochs:
                     self._train_epoch()
         finally:
@@ -183,7 +165,7 @@ class Trainer:
         print(
             f"{self.stage.name}: {len(self.training)} patches to train on, {len(self.validation)} held out; "
             f"{self.devices}, {self.settings.precision}, joint batch {joint}, {len(self.batches)} steps an epoch, "
-            f"learning rate {self.settings.learning_rate:g}; in {self.folder}"
+            f"recipe {self.settings.recipe}, learning rate {self.settings.learning_rate:g}; in {self.folder}"
         )
         if not len(self.validation):
             print("nothing is held out (a single source image): best.pth will be the last epoch")
@@ -198,7 +180,7 @@ class Trainer:
         """The first last.pth, so that the run can always be continued; only now what `fresh` replaces is removed."""
         self._save_last()
         if self.devices.main:
-            for pattern in ("best.pth", "history.csv", "curves.png", "sample_epoch_*.png"):
+            for pattern in ("best.pth", "history.csv", "curves.png", "sample_epoch_*.png", TensorBoard.FILES):
                 for file in self.folder.glob(pattern):
                     file.unlink()
 
@@ -243,14 +225,32 @@ class Trainer:
 
     def _train_step(self, batch: dict[str, Any]) -> Tensor:
         batch = to_device(batch, self.devices)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
         loss, figures = self.stage.training_loss(self.wrapped, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
+        if self.mean:
+            self.mean.update(self._steps_done())
         self.means.add(figures)
         self.unchecked.append((loss.detach(), batch["file"]))
         self.step += 1
         return loss
+
+    def _steps_done(self) -> int:
+        return self.epoch * len(self.batches) + self.step
+
+    def _learning_rate(self) -> float:
+        """Of the next step: warm-up is linear, the decay half a cosine over all epochs."""
+        rate = self.settings.learning_rate
+        if self.settings.warm_up:
+            rate *= min(1, (self._steps_done() + 1) / self.settings.warm_up)
+        if self.settings.decay == "cosine":
+            rate *= (1 + math.cos(math.pi * self._steps_done() / (self.settings.epochs * len(self.batches)))) / 2
+        return rate
 
     def _check_finite(self) -> None:
         """Stop the run if a loss since the last look was not finite; no checkpoint is written after it."""
@@ -274,10 +274,10 @@ class Trainer:
     def _finish_epoch(self) -> None:
         seconds = time.monotonic() - self.started
         self._check_finite_weights()
-        row = {"epoch": self.epoch + 1}
+        row = {"epoch": self.epoch + 1, "steps": len(self.batches)}
         row |= {f"train_{name}": value for name, value in self.means.result(self.devices).items()}
         row |= {f"val_{name}": value for name, value in self._validate().items()}
-        row |= {"learning_rate": self.settings.learning_rate, "seconds": round(seconds, 3)}
+        row |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 3)}
         loss = row.get("val_loss", row["train_loss"])
         best = "val_loss" not in row or loss < self.best_loss
         self.epoch, self.step, self.seconds, self.means = self.epoch + 1, 0, 0.0, Means()
@@ -286,22 +286,23 @@ class Trainer:
         # last.pth comes after best.pth and the history: killed in between, the epoch is done again, with both.
         if self.devices.main:
             if best:
-                checkpoint.save(self.folder / "best.pth", self._content(loss))
+                checkpoint.save(self.folder / "best.pth", self._content(self.result, loss))
             self._write_history()
         self._save_last()
         if self.devices.main:
             figures = ", ".join(f"{n.replace('_', ' ')} {row[n]:.5f}" for n in ("train_loss", "val_loss") if n in row)
             mark = " (best)" if best else ""
             print(f"epoch {self.epoch}/{self.settings.epochs}: {figures}{mark}, {seconds:.1f} s", flush=True)
-            self.model.eval()
-            self.stage.after_epoch(self.model, self.epoch, self.folder)
+            self.stage.after_epoch(self.result.eval(), self.epoch, self.folder)
+            if self.settings.tensorboard:
+                self.board.add(row, self.folder / f"sample_epoch_{self.epoch}.png")
         if self.epoch < self.settings.epochs and (number := self.devices.largest(self.stop.signal)[0]):
             self._leave(number)
 
     @torch.no_grad()
     def _validate(self, batches: int | None = None) -> dict[str, float]:
         """Means over all held-out patches, or over the first `batches`. They do not depend on the batch size."""
-        self.model.eval()
+        self.result.eval()
         means = Means()
         for i, batch in enumerate(self.validation_loader):
             if i == batches:
@@ -311,12 +312,12 @@ class Trainer:
             means.add(self.stage.validation_figures(self.evaluated, to_device(batch, self.devices)))
         return means.result(self.devices)
 
-    def _content(self, loss: float) -> dict[str, Any]:
+    def _content(self, model: nn.Module, loss: float) -> dict[str, Any]:
         """What every checkpoint holds."""
         return {
             "epoch": self.epoch,
             "loss": loss,
-            "model_state_dict": {k: v.detach().cpu() for k, v in self.model.state_dict().items()},
+            "model_state_dict": {k: v.detach().cpu() for k, v in model.state_dict().items()},
             "stage": self.stage.name,
             "settings": plain(self.settings),
             **self.about,
@@ -339,7 +340,9 @@ class Trainer:
             "history": self.history,
             "patches": [self.training.fingerprint(), self.validation.fingerprint()],
         }
-        checkpoint.save(self.folder / "last.pth", {**self._content(loss), **state})
+        if self.mean:
+            state["ema_state_dict"] = self.mean.model.state_dict()
+        checkpoint.save(self.folder / "last.pth", {**self._content(self.model, loss), **state})
 
     def _leave(self, number: int) -> None:
         """Exit as the signal wants, with the conventional code 128 + its number; everything is saved."""
@@ -358,9 +361,11 @@ class Trainer:
         if last.get("stage") != self.stage.name:
             raise InputError(f"{path} is of another stage; choose another --run-name, or start over with --fresh")
         patches = [self.training.fingerprint(), self.validation.fingerprint()]
-        ours = {**plain(self.settings), **self.about, "patches": patches}
-        theirs = {**last["settings"], **last}
-        changed = [k for k in ours if k not in MAY_CHANGE and ours[k] != theirs.get(k)]
+        ours = {**plain(self.settings), **self.about, "patches": patches, "joint_batch": self.batches.batch_size}
+        # A setting that the run's version did not know has its default there.
+        theirs = {**plain(type(self.settings)()), **last["settings"], **last}
+        fixed = {"epochs"} if self.settings.decay != "none" else set()  # the length is part of what is computed
+        changed = [k for k in ours if k not in MAY_CHANGE - fixed and ours[k] != theirs.get(k)]
         if "patches" in changed:
             raise InputError(
                 f"run {self.settings.run_name} was started on other patches (their index.csv differs): choose another "
@@ -374,9 +379,10 @@ class Trainer:
             )
         self.model.load_state_dict(last["model_state_dict"])
         self.optimizer.load_state_dict(last["optimizer_state_dict"])
+        if self.mean:
+            self.mean.model.load_state_dict(last["ema_state_dict"])
         self.epoch, self.best_loss, self.history = last["epoch"], last["best_loss"], last["history"]
-        self.step = last["step"] * last["joint_batch"] // self.batches.batch_size
-        self.seconds = last["seconds"]
+        self.step, self.seconds = last["step"], last["seconds"]
         if self.devices.main:  # the sums are those of all processes: one of them carries them on
             self.means = Means(last["means"])
             print(f"going on with run {self.settings.run_name} after epoch {self.epoch}, step {self.step} of the next")
@@ -396,6 +402,7 @@ def run_folder(run: str) -> Path:
 
 def prepare_run(settings: TrainingSettings, devices: Devices) -> None:
     """Check that the run's folder can be written and holds nothing of others; remove what a killed run left half."""
+    check_precision(settings.precision, devices.device)
     folder = run_folder(settings.run_name)
     if devices.main:
         folder.mkdir(parents=True, exist_ok=True)

@@ -236,18 +236,19 @@ class DiffusionNet(nn.Module):
 
 
 class SegNet(nn.Module):
-    """Segmentation with the same U-Net at step t = 0, one forward pass; only the last convolution is of another size.
+    """Segmentation with the same U-Net at one step t, as published 0: one forward pass; only the head's size differs.
 
     Returns logits: the published network's softmax over the classes is left to the losses, which need its logarithm.
     """
 
-    def __init__(self, dim: int = 64, classes: int = 2):
+    def __init__(self, dim: int = 64, classes: int = 2, timestep: int = 0):
         super().__init__()
+        self.timestep = timestep
         self.net = Unet(dim, out_channels=classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images `x` (B, 3, H, W) -> logits (B, classes, H, W)."""
-        return self.net(x, torch.zeros(x.shape[0], dtype=torch.long, device=x.device))
+        return self.net(x, torch.full((x.shape[0],), self.timestep, device=x.device))
 
 
 def initialise(model: nn.Module, initial_weights: InitialWeights) -> None:

@@ -16,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from GenSelfDiff import checkpoint
-from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, Patches, finetuning_augmentation, labelled_folder
+from GenSelfDiff.augmentation import finetuning_augmentation
+from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, Patches, labelled_folder
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train.losses import LossName, segmentation_loss
 from GenSelfDiff.history import Figures
-from GenSelfDiff.training import Trainer, TrainingSettings, prepare_run, run_folder
+from GenSelfDiff.settings import TrainingSettings, read_command_line
+from GenSelfDiff.training import Trainer, prepare_run, run_folder
 from GenSelfDiff.unet import SegNet, initialise
-from utils_general import MONUSEG, InputError, run_script
+from utils_general import MONUSEG, InputError, at_least, run_script
 
 SCRATCH = "scratch"
 
@@ -30,6 +32,8 @@ SCRATCH = "scratch"
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
     """Fine-tune the pre-trained network to segment; the classes come from the data."""
+
+    stage = "finetune"
 
     data: Path = MONUSEG
     """root of the data set: its labelled patches"""
@@ -45,12 +49,17 @@ class Settings(TrainingSettings):
     losses: tuple[LossName, ...] = ("ss", "focal")
     """losses that are added up"""
     input_range: tuple[float, float] = FINETUNING_RANGE
+    timestep: int = 0
+    """the step t that the network is told"""
+    stain_jitter: float = 0.0
+    """strength of the jitter of haematoxylin and eosin, which then replaces that of the colours; 0.05 is mild"""
     labelled_images: int | None = None
     """how many labelled source images to train on; all if not given"""
 
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
         super().check()
+        at_least(self, timestep=0, stain_jitter=0)
         if not self.losses:
             raise InputError("--losses names no loss")
 
@@ -58,7 +67,7 @@ class Settings(TrainingSettings):
 class Segmentation:
     """The stage: one forward pass at t = 0, and the sum of the chosen losses."""
 
-    name = "finetune"
+    name = Settings.stage
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -92,9 +101,9 @@ def build_network(settings: Settings, classes: int) -> SegNet:
     torch.manual_seed(settings.seed)
     last = run_folder(settings.run_name) / "last.pth"
     if last.is_file() and not settings.fresh:  # the run goes on: its own weights come later
-        return SegNet(checkpoint.dim_of(checkpoint.load(last)["model_state_dict"]), classes)
+        return SegNet(checkpoint.dim_of(checkpoint.load(last)["model_state_dict"]), classes, settings.timestep)
     if settings.pretrained == SCRATCH:
-        model = SegNet(settings.dim or 64, classes)
+        model = SegNet(settings.dim or 64, classes, settings.timestep)
         initialise(model, settings.initial_weights)
         print(f"from scratch: all weights are new ({settings.initial_weights})")
         return model
@@ -106,7 +115,7 @@ def build_network(settings: Settings, classes: int) -> SegNet:
     dim = checkpoint.dim_of(state)
     if settings.dim not in (None, dim):
         raise InputError(f"{path} has dim {dim}, but --dim {settings.dim} was asked for: leave --dim out")
-    model = SegNet(dim, classes)
+    model = SegNet(dim, classes, settings.timestep)
     initialise(model, settings.initial_weights)
     checkpoint.hand_over(state, model, path)
     return model
@@ -123,7 +132,8 @@ def main(settings: Settings) -> None:
     if settings.labelled_images is not None:
         patches.keep_sources(settings.labelled_images)
     patches.check_labels(len(classes))
-    training = PatchDataset([patches], "train", settings.input_range, settings.seed, finetuning_augmentation())
+    augmentation = finetuning_augmentation(settings.quarter_turns, settings.stain_jitter)
+    training = PatchDataset([patches], "train", settings.input_range, settings.seed, augmentation)
     validation = PatchDataset([patches], "val", settings.input_range, settings.seed + 1)
     model = build_network(settings, len(classes))
     prepare_run(settings, devices)
@@ -132,4 +142,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Settings)
+    run_script(main, Settings, read_command_line)

@@ -15,11 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor, nn
 
-from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, Patches, derived_seed, flips, pretraining_folder, to_image
+from GenSelfDiff.augmentation import flips
+from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, Patches, derived_seed, pretraining_folder, to_image
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.diffusion import GaussianDiffusion, ScheduleName
 from GenSelfDiff.history import Figures
-from GenSelfDiff.training import Trainer, TrainingSettings, prepare_run
+from GenSelfDiff.settings import TrainingSettings, read_command_line
+from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import DiffusionNet, initialise
 from utils_general import MONUSEG, DataSet, InputError, at_least, contact_sheet, run_script, write_png
 
@@ -30,6 +32,8 @@ QUARTERS = 4
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
     """Pre-train the noise network on unlabelled patches."""
+
+    stage = "pretrain"
 
     data: tuple[Path, ...] = (MONUSEG,)
     """roots of the data sets to train on: their unlabelled patches, or the images of their labelled ones"""
@@ -62,7 +66,7 @@ class Settings(TrainingSettings):
 class NoisePrediction:
     """The stage: predict the noise in x_t, P2-weighted; the figures also by quarter of the steps."""
 
-    name = "pretrain"
+    name = Settings.stage
 
     def __init__(self, settings: Settings, size: int, device: torch.device):
         self.settings, self.size = settings, size
@@ -119,7 +123,7 @@ def main(settings: Settings) -> None:
     settings.check()
     devices = set_up(settings.device)
     folders = [Patches(pretraining_folder(root)) for root in settings.data]
-    training = PatchDataset(folders, "train", settings.input_range, settings.seed, flips())
+    training = PatchDataset(folders, "train", settings.input_range, settings.seed, flips(settings.quarter_turns))
     validation = PatchDataset(folders, "val", settings.input_range, settings.seed + 1)
     prepare_run(settings, devices)
     torch.manual_seed(settings.seed)
@@ -136,4 +140,4 @@ def describe(data_set: DataSet) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main, Settings)
+    run_script(main, Settings, read_command_line)

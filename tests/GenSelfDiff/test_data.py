@@ -4,12 +4,11 @@ import scipy.io
 import torch
 from PIL import Image
 
+from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import (
     EpochBatches,
     PatchDataset,
     Patches,
-    finetuning_augmentation,
-    flips,
     labelled_folder,
     pretraining_folder,
     to_image,
@@ -78,34 +77,6 @@ def test_items_depend_on_epoch_and_seed_only(tiny_data_set):
     other = [one[4, i] for i in range(8)]
     assert not all(torch.equal(a["image"], b["image"]) for a, b in zip(items, other, strict=True))
     torch.random.set_rng_state(state)
-
-
-def test_labels_are_flipped_with_their_images(tiny_data_set):
-    patches = Patches(tiny_data_set / "labelled", labelled=True)
-    plain = PatchDataset([patches], "train", (0, 1), 0)
-    flipped = PatchDataset([patches], "train", (0, 1), 0, flips())
-    changed = 0
-    for i in range(8):
-        before, after = plain[0, i], flipped[0, i]
-        for axes in ([], [-1], [-2], [-1, -2]):
-            if torch.equal(after["image"], before["image"].flip(axes)):
-                assert torch.equal(after["label"], before["label"].flip(axes))
-                changed += bool(axes)
-                break
-        else:
-            raise AssertionError("not a flip of the image")
-    assert changed
-
-
-def test_blur_and_jitter_change_images_not_labels(tiny_data_set):
-    patches = Patches(tiny_data_set / "labelled", labelled=True)
-    item = PatchDataset([patches], "train", (0, 1), 0)[0, 0]
-    augmented = PatchDataset([patches], "train", (0, 1), 0, finetuning_augmentation())
-    seen = [augmented[epoch, 0] for epoch in range(30)]
-    sums = {int(s["label"].sum()) for s in seen}
-    assert sums == {int(item["label"].sum())}
-    assert len({round(float(s["image"].mean()), 5) for s in seen}) > 3
-    assert all(s["image"].min() >= 0 and s["image"].max() <= 1 for s in seen)
 
 
 def test_several_data_sets_are_one(tiny_data_set, tmp_path, write_patches):

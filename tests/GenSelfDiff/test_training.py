@@ -15,14 +15,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
 
 from GenSelfDiff import checkpoint, training
-from GenSelfDiff.data import PatchDataset, Patches, finetuning_augmentation
+from GenSelfDiff.augmentation import finetuning_augmentation
+from GenSelfDiff.data import PatchDataset, Patches
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.pretrain import SS_diff
 from utils_general import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
+VAL = [(0, i) for i in range(4)]  # the held-out patches of the tiny data set
 
 
 @pytest.fixture
@@ -233,12 +237,131 @@ def test_changed_settings_are_refused_by_name(pretraining):
         ({"run_name": ""}, "--run-name is empty"),
         ({"data": ()}, "--data names no data set"),
         ({"device": "tpu"}, "there is no device 'tpu'"),
+        ({"ema": 1.0}, "--ema is 1.0: 0 to below 1 is needed"),
+        ({"clip": -1.0}, "--clip is -1.0: 0 or more is needed"),
+        ({"warm_up": -1}, "--warm-up is -1"),
+        ({"precision": "tf32"}, "--precision tf32 is one of GPUs"),
     ],
 )
 def test_settings_that_cannot_work_are_named(pretraining, changed, message):
     with pytest.raises(InputError, match=message):
         SS_diff.main(replace(pretraining, **changed))
     assert not Path(pretraining.run_name).exists()
+
+
+def test_learning_rate_warms_up_and_decays(pretraining):
+    """2 epochs of 4 steps; by hand: warm-up 1/4, 2/4, 3/4, 1, ..., times half a cosine over 8 steps."""
+    rates = []
+    settings = replace(pretraining, batch_size=2, epochs=2, learning_rate=0.1, warm_up=4, decay="cosine")
+    with pytest.MonkeyPatch.context() as patch:
+        real_step = training.Trainer._train_step
+
+        def step(trainer, batch):
+            loss = real_step(trainer, batch)
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+            return loss
+
+        patch.setattr(training.Trainer, "_train_step", step)
+        SS_diff.main(settings)
+    expected = [0.1 * min(1, (n + 1) / 4) * (1 + math.cos(math.pi * n / 8)) / 2 for n in range(8)]
+    assert rates == pytest.approx(expected)
+    assert history(settings.run_name).learning_rate.tolist() == pytest.approx([expected[3], expected[7]])
+
+
+def test_with_a_decay_the_length_is_fixed(pretraining):
+    settings = replace(pretraining, epochs=1, decay="cosine")
+    SS_diff.main(settings)
+    with pytest.raises(InputError, match=r"other settings: epochs \(epochs was 1, now 2\)"):
+        SS_diff.main(replace(settings, epochs=2))
+
+
+def test_running_mean_by_hand():
+    """Decay min(0.5, (1 + n) / (10 + n)): 0.1 before the first step, 0.5 from the eighth on."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    mean = training.RunningMean(model.requires_grad_(False), 0.5)
+    start = mean.model.weight.item()
+    model.weight.fill_(start + 1)
+    mean.update(0)
+    assert mean.model.weight.item() == pytest.approx(start + 0.9)
+    mean.update(100)
+    assert mean.model.weight.item() == pytest.approx(start + 0.95)
+
+
+def test_the_mean_of_the_weights_is_validated_and_handed_on(pretraining, finetuning, tmp_path):
+    settings = replace(pretraining, ema=0.9, epochs=1, learning_rate=0.01)
+    SS_diff.main(settings)
+    folder = Path(settings.run_name)
+    last, best = checkpoint.load(folder / "last.pth"), checkpoint.load(folder / "best.pth")
+    mean, raw = last["ema_state_dict"], last["model_state_dict"]
+    assert all(torch.equal(v, mean[k]) for k, v in best["model_state_dict"].items())
+    assert any(not torch.equal(v, mean[k]) for k, v in raw.items())
+    model, _ = checkpoint.load_diffusion(folder / "best.pth", torch.device("cpu"))
+    patches = PatchDataset([Patches(settings.data[0] / "unlabelled")], "val", settings.input_range, settings.seed + 1)
+    stage = SS_diff.NoisePrediction(settings, 16, torch.device("cpu"))
+    with torch.no_grad():
+        total, count = stage.validation_figures(model, next(iter(DataLoader(patches, batch_sampler=[VAL]))))["loss"]
+    assert float(total / count) == pytest.approx(best["loss"], rel=1e-5)
+    Diff_Seg.main(replace(finetuning, pretrained=settings.run_name, dim=None, epochs=1))
+
+
+def test_clipping_bounds_the_gradient(pretraining, monkeypatch):
+    norms = []
+    real_step = torch.optim.Adam.step
+
+    def step(optimizer, *arguments, **options):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+        return real_step(optimizer, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    SS_diff.main(replace(pretraining, epochs=1))
+    largest = max(norms)
+    norms.clear()
+    SS_diff.main(replace(pretraining, epochs=1, clip=largest / 10, run_name=pretraining.run_name + "_clipped"))
+    assert max(norms) <= largest / 10 * 1.0001
+
+
+def test_checkpointed_activations_change_nothing(pretraining, tmp_path):
+    SS_diff.main(replace(pretraining, epochs=1))
+    saving = replace(pretraining, epochs=1, checkpoint_activations=True, run_name=str(tmp_path / "saving"))
+    SS_diff.main(saving)
+    assert_same_run(pretraining.run_name, saving.run_name)
+
+
+def test_history_for_tensorboard(pretraining):
+    """Stopped after one epoch and continued: every epoch's figures once, and the sampled picture."""
+    settings = replace(pretraining, tensorboard=True, timesteps=20, sample_every=2)
+    SS_diff.main(replace(settings, epochs=1))
+    SS_diff.main(settings)
+    events = EventAccumulator(settings.run_name).Reload()
+    losses = [(e.step, e.value) for e in events.Scalars("loss/val")]
+    table = history(settings.run_name)
+    assert losses == [(n, pytest.approx(v)) for n, v in zip(table.epoch, table.val_loss, strict=True)]
+    assert [e.step for e in events.Images("sample")] == [2]
+    SS_diff.main(replace(settings, fresh=True, epochs=1))
+    assert len(list(Path(settings.run_name).glob("events.out.tfevents.*"))) == 1
+
+
+def test_a_run_of_the_earlier_version_goes_on(pretraining):
+    """Its settings do not name what came later: the defaults hold there."""
+    SS_diff.main(replace(pretraining, epochs=1))
+    path = Path(pretraining.run_name) / "last.pth"
+    content = checkpoint.load(path)
+    for name in ("recipe", "warm_up", "decay", "clip", "ema", "quarter_turns"):
+        del content["settings"][name]
+    checkpoint.save(path, content)
+    SS_diff.main(pretraining)
+    assert len(history(pretraining.run_name)) == 3
+
+
+def test_the_network_is_told_the_step_it_was_fine_tuned_with(finetuning):
+    settings = replace(finetuning, timestep=40, epochs=1)
+    Diff_Seg.main(settings)
+    model, _ = checkpoint.load_segmentation(Path(settings.run_name) / "best.pth", torch.device("cpu"))
+    x = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(model(x), model.net(x, torch.tensor([40])))
+        assert not torch.equal(model(x), model.net(x, torch.tensor([0])))
 
 
 def test_finetuning_needs_a_loss(finetuning):
