@@ -12,7 +12,7 @@ from utils_general import GENERATED, GLAS, HN, MONUSEG, run_script
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(image_generation.Settings):
-    """Generate images by ancestral sampling, all T steps."""
+    """Generate images: by ancestral sampling, all T steps, or in fewer steps."""
 
     pretrained: str = "general_pretrain"
     data: tuple[Path, ...] = (MONUSEG, GLAS, HN)

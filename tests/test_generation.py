@@ -10,21 +10,20 @@ import image_generation
 import image_generation_general
 import sample_images
 import sample_images_general
+from GenSelfDiff import checkpoint
 from GenSelfDiff.pretrain import SS_diff
-from utils_general import InputError, list_images, read_rgb
+from GenSelfDiff.unet import DiffusionNet
+from utils_general import InputError, list_images, read_json, read_rgb, write_json
 
 
 @pytest.fixture
 def generation(tiny_data_set, tmp_path):
-    """Settings for four images from a run that was trained for two steps and has 20 diffusion steps."""
-    pretraining = SS_diff.Settings(
-        data=(tiny_data_set,), run_name=str(tmp_path / "pre"), epochs=1, batch_size=4, dim=8, timesteps=20, workers=0,
-        initial_weights="pytorch", sample_every=0, device="cpu",
-    )  # fmt: skip
-    SS_diff.main(pretraining)
+    """Settings for four images from an untrained network of 20 diffusion steps."""
+    run = {"epoch": 1, "loss": 1.0, "stage": "pretrain", "settings": {"timesteps": 20}, "patch_size": 16}
+    checkpoint.save(tmp_path / "pre.pth", {**run, "model_state_dict": DiffusionNet(8).state_dict()})
     return image_generation.Settings(
-        pretrained=pretraining.run_name, data=(tiny_data_set,), output=tmp_path / "generated", count=4, batch_size=3,
-        device="cpu",
+        pretrained=str(tmp_path / "pre.pth"), data=(tiny_data_set,), output=tmp_path / "generated", count=4,
+        batch_size=3, device="cpu",
     )  # fmt: skip
 
 
@@ -32,15 +31,26 @@ def pictures(folder):
     return {f.name: f.read_bytes() for f in folder.glob("image_*.png")}
 
 
-def test_images_table_and_contact_sheet(generation, capsys):
+def test_images_table_and_contact_sheet(generation, tmp_path, capsys):
+    pretraining = SS_diff.Settings(
+        data=generation.data, run_name=str(tmp_path / "pre"), epochs=1, batch_size=4, dim=8, timesteps=20, workers=0,
+        initial_weights="pytorch", sample_every=0, device="cpu",
+    )  # fmt: skip
+    SS_diff.main(pretraining)
+    generation = replace(generation, pretrained=pretraining.run_name)
     image_generation.main(generation)
     assert {f.name for f in generation.output.iterdir()} == {
-        "image_0.png", "image_1.png", "image_2.png", "image_3.png", "contact_sheet.png", "colours.csv", "settings.json",
+        "image_0.png", "image_1.png", "image_2.png", "image_3.png", "contact_sheet.png", "colours.csv", "distance.csv",
+        "settings.json",
     }  # fmt: skip
     assert read_rgb(generation.output / "image_3.png").shape == (16, 16, 3)
     colours = pd.read_csv(generation.output / "colours.csv", index_col=0)
     real = np.concatenate([read_rgb(f).reshape(-1, 3) for f in list_images(generation.data[0] / "unlabelled/images")])
     assert colours.loc["real"].tolist() == pytest.approx([*real.mean(0), *real.std(0)])
+    distance = pd.read_csv(generation.output / "distance.csv", index_col=0)
+    assert distance.index.tolist() == ["generated", "other real"]
+    assert distance.columns.tolist() == ["16 px", "mean", "mean, real scale"]
+    assert (distance.loc["generated"] > distance.loc["other real"]).all()  # two steps of training: noise
     assert str(generation.output) in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -63,6 +73,63 @@ def test_images_of_two_runs_do_not_mix(generation):
     image_generation.main(generation)
     with pytest.raises(InputError, match=r"made with another seed \(2023, now 1\): choose another --output"):
         image_generation.main(replace(generation, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampler": "dpm-solver++"}, r"made with another sampler \(ddim, now dpm-solver\+\+\)"),
+        ({"steps": 6}, r"made with another steps \(5, now 6\)"),
+        ({"eta": 0.5}, r"made with another eta \(0.0, now 0.5\)"),
+        ({"precision": "bfloat16"}, r"made with another precision \(float32, now bfloat16\)"),
+    ],
+)
+def test_images_of_two_samplers_do_not_mix(generation, change, message):
+    generation = replace(generation, sampler="ddim", steps=5, count=1)
+    image_generation.main(generation)
+    with pytest.raises(InputError, match=message):
+        image_generation.main(replace(generation, **change))
+    image_generation.main(replace(generation, count=2))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 5), ("dpm-solver++", 5), ("dpm-solver++", None)])
+def test_fast_samplers_draw_images_of_their_own(generation, sampler, steps, precision):
+    generation = replace(generation, sampler=sampler, steps=steps, precision=precision)
+    image_generation.main(generation)
+    record = read_json(generation.output / "settings.json")
+    assert (record["sampler"], record["steps"], record["eta"]) == (sampler, steps or 20, 0.0)
+    assert len(set(pictures(generation.output).values())) == 4
+
+
+def test_a_folder_from_before_there_was_a_choice_goes_on(generation, capsys):
+    image_generation.main(generation)
+    record = read_json(generation.output / "settings.json")
+    assert record["steps"] == 20
+    old = {k: v for k, v in record.items() if k not in ("sampler", "steps", "eta")}
+    write_json(generation.output / "settings.json", old)
+    image_generation.main(generation)
+    assert "4 of 4 images are there already" in capsys.readouterr().out
+    write_json(generation.output / "settings.json", old)
+    with pytest.raises(InputError, match=r"another sampler \(ancestral, now ddim\)"):
+        image_generation.main(replace(generation, sampler="ddim"))
+
+
+def test_settings_that_cannot_go_together_leave_nothing_behind(generation, tmp_path, write_patches):
+    with pytest.raises(InputError, match="--steps is 10: ancestral sampling takes all 20 steps"):
+        image_generation.main(replace(generation, steps=10))
+    with pytest.raises(InputError, match="--steps is 21: 1 to 20 are possible"):
+        image_generation.main(replace(generation, sampler="ddim", steps=21))
+    with pytest.raises(InputError, match="tf32 is one of GPUs"):
+        image_generation.main(replace(generation, precision="tf32"))
+    with pytest.raises(InputError, match="only --sampler ddim has it"):
+        image_generation.main(replace(generation, eta=1.0))
+    write_patches(tmp_path / "larger" / "unlabelled", ["a"], ["train"], size=24, labelled=False)
+    data_set = {**read_json(generation.data[0] / "dataset.json"), "patch_size": 24}
+    write_json(tmp_path / "larger" / "dataset.json", data_set)
+    with pytest.raises(InputError, match="patches of 24 pixels, the network draws 16"):
+        image_generation.main(replace(generation, data=(tmp_path / "larger",)))
+    assert not generation.output.exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(generation):
