@@ -99,7 +99,7 @@ def main(settings: Settings) -> None:
     with replace_file(output / "labels.csv") as temporary:
         table.to_csv(temporary, index=False)
     by = table.groupby(["variant", "labelled images"], sort=False)[list(SHOWN)]
-    write_table(by.mean().join(by.std(), rsuffix=" deviation").reset_index(), output / "means")
+    write_table(by.mean().join(by.std().add_suffix(" deviation")).reset_index(), output / "means")
     draw(table, output / "labels.png")
     print(f"labels.csv, means.csv, means.md and labels.png are in {output}")
 
