@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 
 $(VENV)/installed: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -18,6 +18,15 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+$(VENV)/bench: $(VENV)/installed requirements-bench.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@
+
+# Speed and memory of a training step beside two other packages', into benchmarks/results/training: 20 minutes on two
+# cores; `make bench BENCH=--quick` sees that it runs.
+bench: $(VENV)/bench
+	$(PY) benchmarks/training.py --overwrite $(BENCH)
 
 # The whole pipeline at a size for two CPU cores. Stopped and started again, it goes on where it was.
 SMALL := --data demo/patches --workers 1 --initial-weights pytorch

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 DIM_MULTS = (1, 2, 4, 8)  # width of each resolution in units of dim
+LARGE = 2**22  # numbers in a tensor, from which on memory counts for more than time
 InitialWeights = Literal["published", "pytorch"]
 
 
@@ -43,10 +44,7 @@ class SinusoidalPositionEmbeddings(nn.Module):
 
 
 class Block(nn.Module):
-    """3x3 convolution, GroupNorm over 8 groups, SiLU.
-
-    The last two are cheap and their results large: they are not kept for the backward pass but computed again in it.
-    """
+    """3x3 convolution, GroupNorm over 8 groups, SiLU."""
 
     def __init__(self, dim: int, dim_out: int):
         super().__init__()
@@ -55,10 +53,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim_out, H, W)."""
-        return _recomputed(self._activation, self.proj(x))
-
-    def _activation(self, x: Tensor) -> Tensor:
-        return F.silu(self.norm(x))
+        return F.silu(self.norm(self.proj(x)))
 
 
 class ResnetBlock(nn.Module):
@@ -129,7 +124,11 @@ class LinearAttention(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """GroupNorm over all channels in front of `fn`, an attention: computed again in the backward pass too."""
+    """GroupNorm over all channels in front of `fn`, an attention.
+
+    An attention's queries, keys and values are larger than anything else here. For a large image they are not kept for
+    the backward pass but computed again in it.
+    """
 
     def __init__(self, dim: int, fn: nn.Module):
         super().__init__()
@@ -138,7 +137,7 @@ class PreNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, H, W)."""
-        return _recomputed(self._attention, x)
+        return _recomputed(self._attention, x) if x.numel() >= LARGE else self._attention(x)
 
     def _attention(self, x: Tensor) -> Tensor:
         return self.fn(self.norm(x))
