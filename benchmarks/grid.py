@@ -14,6 +14,7 @@ import matplotlib
 import pandas as pd
 from tqdm import tqdm
 
+from benchmarks.tables import markdown
 from utils_general import ROOT, InputError, at_least, replace_file
 
 matplotlib.use("Agg")
@@ -77,12 +78,10 @@ def folder_name(*parts: object) -> str:
     return "_".join(re.sub(r"[^\w.+-]+", "-", str(part)) for part in parts)
 
 
-def write_table(table: pd.DataFrame, path: Path, digits: int = 3) -> None:
+def write_table(table: pd.DataFrame, path: Path) -> None:
     """The table as `path`.csv and, rounded, as `path`.md; printed too."""
     with replace_file(path.with_suffix(".csv")) as temporary:
         table.to_csv(temporary, index=False)
-    cells = [[f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in row] for row in table.to_numpy(object)]
-    rows = [list(table.columns), ["---"] * len(table.columns), *cells]
     with replace_file(path.with_suffix(".md")) as temporary:
-        temporary.write_text("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
-    print(table.to_string(index=False, float_format=f"{{:.{digits}f}}".format))
+        temporary.write_text(markdown(table, digits=3))
+    print(table.to_string(index=False, float_format="{:.4g}".format))

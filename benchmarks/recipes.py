@@ -83,7 +83,7 @@ def main(settings: Settings) -> None:
             tasks.append(partial(run, "GenSelfDiff/pretrain/SS_diff.py", *where, "--workers", 0, *words, log=log))
     run_all(tasks, settings.jobs)
     histories = {name: [read(folder) for folder in runs] for name, runs in folders.items()}
-    write_table(compare(histories, settings.seeds), output / "recipes", digits=4)
+    write_table(compare(histories, settings.seeds), output / "recipes")
     draw(histories, output / "curves.png")
     print(f"recipes.csv, recipes.md and curves.png are in {output}")
 

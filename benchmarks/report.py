@@ -1,7 +1,5 @@
 """Measurements of benchmarks/training.py to ratios, tables and a picture."""
 
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import matplotlib
 import pandas as pd
 import torch
 
+from benchmarks.tables import machine
 from benchmarks.training_cases import CEILINGS, OFF
 from utils_general import replace_file, save_figure
 
@@ -77,17 +76,6 @@ def cells(row: dict[str, Any]) -> list[str]:
     if row["case"] in CEILINGS.values():
         return [row["case"], "", "", "", *speed[3:], "", ""]
     return [row["case"], *speed, f"{row['gib']:.2f}", f"{row['less']:.2f}"]
-
-
-def machine(device: str) -> str:
-    """The processor in words."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file() and "model name" in (text := information.read_text()):
-        name = text.split("model name")[1].splitlines()[0].strip("\t :")
-    return f"{name} ({os.environ.get('OMP_NUM_THREADS', torch.get_num_threads())} threads)"
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:

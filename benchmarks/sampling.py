@@ -22,7 +22,7 @@ from tqdm import tqdm
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.report import machine
+from benchmarks.tables import machine, markdown
 from GenSelfDiff.devices import Precision, check_precision, set_up_alone
 from GenSelfDiff.diffusion import Sampler, SamplerName
 from GenSelfDiff.test.image_distance import image_distance, read_images, real_patches
@@ -139,13 +139,6 @@ class Report:
         with replace_file(self.folder / "sampling.md") as temporary:
             temporary.write_text(f"{self.about}\n\n{markdown(table)}")
         draw_picture(self.strips, self.folder / "sampling.png")
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """The table as GitHub shows it; empty where a row has no such figure."""
-    cells = table.astype(object).where(table.notna(), "").map(lambda c: f"{c:.4g}" if isinstance(c, float) else str(c))
-    rows = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)], *cells.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def main(settings: Settings) -> None:

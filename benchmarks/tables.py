@@ -1,0 +1,27 @@
+"""What all benchmarks write: tables as GitHub shows them, and the machine they were made on."""
+
+import os
+import platform
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+
+def markdown(table: pd.DataFrame, digits: int = 4) -> str:
+    """The table with numbers of so many significant digits; empty where a row has no such figure."""
+    known = table.astype(object).where(table.notna(), "")
+    cells = known.map(lambda c: f"{c:.{digits}g}" if isinstance(c, float) else str(c))
+    rows = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)], *cells.to_numpy().tolist()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def machine(device: str) -> str:
+    """The processor in words."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.is_file() and "model name" in (text := information.read_text()):
+        name = text.split("model name")[1].splitlines()[0].strip("\t :")
+    return f"{name} ({os.environ.get('OMP_NUM_THREADS', torch.get_num_threads())} threads)"
