@@ -5,13 +5,21 @@ import contextlib
 import ctypes
 import os
 import sys
+import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from utils_general import InputError
+
+# How long a process waits for the others before it takes one for lost and ends with an error. A process that dies is
+# noticed at once, by torchrun or by the closed connection: this is for a machine that is gone, or a process that hangs.
+# The longest wait that is none of these is for the main process to draw its sampled image: a minute on a GPU, and on a
+# CPU, at the paper's size, half an hour.
+PATIENCE = {"nccl": timedelta(minutes=10), "gloo": timedelta(hours=1)}
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -35,6 +43,8 @@ class Devices:
         """The model as the training step calls it: parallel where there are several GPUs or processes."""
         if self.world_size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
+            # For 1x1 convolutions channels_last is the same memory with other strides: not worth a warning.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             return nn.parallel.DistributedDataParallel(model, device_ids=ids)
         return nn.DataParallel(model) if self.replicas > 1 else model
 
@@ -124,7 +134,8 @@ def set_up(name: str) -> Devices:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, timeout=PATIENCE[backend])
     atexit.register(torch.distributed.destroy_process_group)
     devices = Devices(device, rank=torch.distributed.get_rank(), world_size=torch.distributed.get_world_size())
     if not devices.main:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
-from GenSelfDiff.data import EpochBatches, PatchDataset, loader, stop_workers
+from GenSelfDiff.data import EpochBatches, PatchDataset, dead_workers_explained, loader, stop_workers
 from GenSelfDiff.devices import Devices, InPrecision, check_precision
 from GenSelfDiff.history import Figures, Means, TensorBoard, draw_curves
 from GenSelfDiff.settings import TrainingSettings
@@ -144,7 +144,7 @@ class Trainer:
             return
         self._introduce()
         try:
-            with StopRequest() as self.stop:
+            with StopRequest() as self.stop, dead_workers_explained():
                 self._check_validation()
                 if not going_on:
                     self._begin()
@@ -370,6 +370,13 @@ class Trainer:
             raise InputError(
                 f"run {self.settings.run_name} was started on other patches (their index.csv differs): choose another "
                 "--run-name, or start over with --fresh"
+            )
+        if changed == ["joint_batch"]:
+            processes = self.devices.world_size * self.devices.replicas
+            raise InputError(
+                f"run {self.settings.run_name} was started with a joint batch of {theirs['joint_batch']} patches, now "
+                f"it would be {ours['joint_batch']}: with {processes} processes or GPUs, "
+                f"--batch-size {theirs['joint_batch'] / processes:g} goes on"
             )
         if changed:
             name = changed[0]

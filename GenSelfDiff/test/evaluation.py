@@ -239,7 +239,7 @@ def check_patches(patches: Patches, classes: int) -> None:
     patches.check_labels(classes)
     size = (patches.data_set.patch_size, patches.data_set.patch_size)
     for patch in tqdm(patches.index.patch, "checking", disable=None):
-        maps = {patches.files[patch].name: patches.image(patch), f"instance_{patch}.png": patches.instances(patch)}
+        maps = {patches.file(patch).name: patches.image(patch), f"instance_{patch}.png": patches.instances(patch)}
         for name, array in maps.items():
             if array is not None and array.shape[:2] != size:
                 found = f"{array.shape[1]}x{array.shape[0]}"

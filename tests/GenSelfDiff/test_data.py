@@ -1,4 +1,8 @@
+import hashlib
+import pickle
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 import torch
@@ -129,6 +133,8 @@ def test_released_layout(tmp_path):
         (lambda f: (f / "labels" / "label_3.png").unlink(), "missing in .*labels: label_3.png"),
         (lambda f: (f / "instances" / "instance_0.png").unlink(), "missing in .*instances"),
         (lambda f: Image.new("L", (16, 16)).save(f / "labels" / "label_99.png"), "index.csv does not know: label_99"),
+        (lambda f: (f / "images" / "image_03.png").touch(), "index.csv does not know: image_03.png"),
+        (lambda f: (f / "index.csv").write_text("patch,source,x,y,split\na,b,0,0,val\n"), "something else than whole"),
         (lambda f: (f / "index.csv").write_text("patch,x\n1,2\n"), "index.csv wants .* patch, source, x, y, split"),
         (lambda f: (f / "index.csv").write_text("patch,source,x,y,split\n0,a,0,0,val\n0,a,0,0,val\n"), "patch 0 twice"),
         (lambda f: (f.parent / "dataset.json").write_text('{"colour": 1}'), "dataset.json is not what preprocess.py"),
@@ -161,3 +167,47 @@ def test_a_truncated_image_is_named(tiny_data_set):
     dataset = PatchDataset([Patches(tiny_data_set / "labelled")], "train", (0, 1), 0)
     with pytest.raises(InputError, match="cannot read image .*image_0.png"):
         dataset[0, 0]
+
+
+def test_nothing_is_kept_of_each_patch_but_numbers(tiny_data_set):
+    """A path or a string a patch would make each process and worker grow with the data set."""
+    patches = Patches(tiny_data_set / "labelled", labelled=True)
+    assert patches.index.dtypes.astype(str).tolist() == ["int64", "category", "int64", "int64", "category"]
+    assert patches.file(3) == tiny_data_set / "labelled" / "images" / "image_3.png"
+    assert list(patches.files) == list(range(12)) and patches.files[3] == patches.file(3)
+    many = pd.concat([patches.index] * 100, ignore_index=True).assign(patch=range(1200))
+    patches.index = many.astype(patches.index.dtypes)
+    assert len(pickle.dumps(PatchDataset([patches], "train", (0, 1), 0))) < 1200 * 45  # its number twice, x, y, 2 codes
+
+
+def test_the_fingerprint_is_that_of_earlier_versions(tiny_data_set, tmp_path, write_patches):
+    """The hash of the rows as text, so that runs go on; in pieces, in the order of the folders."""
+    write_patches(tmp_path / "b" / "unlabelled", ["x", "y"], ["train", "val"], labelled=False)
+    (tmp_path / "b" / "dataset.json").write_text((tiny_data_set / "dataset.json").read_text())
+    roots = (tiny_data_set / "unlabelled", tmp_path / "b" / "unlabelled")
+    for split in ("train", "val", "test"):
+        tables = [pd.read_csv(root / "index.csv", dtype={"source": str}) for root in roots]
+        text = "".join(table[table.split == split].to_csv(index=False) for table in tables)
+        dataset = PatchDataset([Patches(root) for root in roots], split, (0, 1), 0)
+        assert dataset.fingerprint() == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_sources_that_look_like_numbers_stay_names(tiny_data_set):
+    index = tiny_data_set / "labelled" / "index.csv"
+    index.write_text(index.read_text().replace("l1", "007").replace("l2", "1e3").replace("l3", "8"))
+    assert set(Patches(tiny_data_set / "labelled").index.source) == {"007", "1e3", "8"}
+
+
+def test_released_names_may_be_padded_but_not_double(tmp_path):
+    for i in (2, 10, 1):
+        Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(tmp_path / f"image_{i:03d}.jpg")
+    patches = Patches(tmp_path)
+    assert [f.name for f in patches.files.values()] == ["image_001.jpg", "image_002.jpg", "image_010.jpg"]
+    assert patches.index.source.tolist() == ["image_001", "image_002", "image_010"]
+    assert patches.image(10)[0, 0, 0] == pytest.approx(200, abs=3)
+    Image.new("RGB", (16, 16)).save(tmp_path / "image_2.png")
+    with pytest.raises(InputError, match=r"holds image_.* and image_.*: one image of each number is wanted"):
+        Patches(tmp_path)
+    Image.new("RGB", (16, 16)).save(tmp_path / "overview.png")
+    with pytest.raises(InputError, match="overview.png is not named image_<number>"):
+        Patches(tmp_path)

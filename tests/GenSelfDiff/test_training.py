@@ -2,13 +2,7 @@
 
 import json
 import math
-import os
 import pickle
-import resource
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,65 +17,11 @@ from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import PatchDataset, Patches
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.pretrain import SS_diff
+from tests.GenSelfDiff.runs import assert_same_run, command, history, start
 from utils_general import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 VAL = [(0, i) for i in range(4)]  # the held-out patches of the tiny data set
-
-
-@pytest.fixture
-def pretraining(tiny_data_set, tmp_path):
-    """Settings of a tiny pre-training run: 8 patches, 2 steps an epoch."""
-    return SS_diff.Settings(
-        data=(tiny_data_set,), run_name=str(tmp_path / "pre"), epochs=3, batch_size=4, dim=8, workers=0,
-        initial_weights="pytorch", sample_every=0, device="cpu", learning_rate=1e-3,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def finetuning(tiny_data_set, tmp_path):
-    """Settings of a tiny fine-tuning run from scratch."""
-    return Diff_Seg.Settings(
-        data=tiny_data_set, run_name=str(tmp_path / "seg"), pretrained="scratch", epochs=2, batch_size=4, dim=8,
-        workers=0, initial_weights="pytorch", device="cpu",
-    )  # fmt: skip
-
-
-def command(settings, script="GenSelfDiff/pretrain/SS_diff.py"):
-    """The command line that means these settings."""
-    words = [str(ROOT / script)]
-    for name, value in training.plain(settings).items():
-        values = value if isinstance(value, list) else [value]
-        option = f"--{name.replace('_', '-')}"
-        words += [option] * (value is True) if isinstance(value, bool) else [option, *map(str, values)]
-    return words
-
-
-def start(words, *prefix, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *prefix, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        start_new_session=True,
-        **options,
-    )
-
-
-def weights(run):
-    return checkpoint.load(Path(run) / "last.pth")["model_state_dict"]
-
-
-def history(run):
-    return pd.read_csv(Path(run) / "history.csv").drop(columns="seconds")
-
-
-def assert_same_run(one, other):
-    ours, theirs = weights(one), weights(other)
-    assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
-    pd.testing.assert_frame_equal(history(one), history(other), check_exact=True)
 
 
 def test_a_run_leaves_everything_it_should(pretraining, capsys):
@@ -147,73 +87,10 @@ def test_a_finished_run_does_nothing(pretraining, capsys):
     assert {f: f.stat().st_mtime_ns for f in Path(pretraining.run_name).iterdir()} == before
 
 
-def test_sigterm_in_mid_epoch_saves_and_going_on_changes_nothing(pretraining, tmp_path, monkeypatch):
-    """The signal comes during the second epoch's first step; the step is finished, saved, and the exit code is 143."""
-    SS_diff.main(pretraining)
-    stopped = replace(pretraining, run_name=str(tmp_path / "stopped"))
-    real_step, steps = training.Trainer._train_step, []
-
-    def step_with_signal(trainer, batch):
-        steps.append(1)
-        if len(steps) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real_step(trainer, batch)
-
-    monkeypatch.setattr(training.Trainer, "_train_step", step_with_signal)
-    with pytest.raises(SystemExit) as leaving:
-        SS_diff.main(stopped)
-    assert leaving.value.code == 128 + signal.SIGTERM
-    assert checkpoint.load(Path(stopped.run_name) / "last.pth")["step"] == 1
-    SS_diff.main(stopped)
-    assert len(steps) == 6  # none was lost, none done twice
-    assert_same_run(pretraining.run_name, stopped.run_name)
-
-
 def test_a_run_with_workers_ends_by_itself(finetuning):
-    process = start(command(replace(finetuning, workers=2), "GenSelfDiff/downstream_train/Diff_Seg.py"))
+    process = start(command(replace(finetuning, workers=2)))
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 0 and output.splitlines()[-1].startswith("done: ")
-
-
-def test_ctrl_c_reaches_the_workers_too_and_still_saves(finetuning):
-    """A terminal sends SIGINT to every process of the group: the workers must live until the step is saved."""
-    settings = replace(finetuning, epochs=10_000, workers=1)
-    process = start(command(settings, "GenSelfDiff/downstream_train/Diff_Seg.py"))
-    while not (Path(settings.run_name) / "history.csv").exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT and "Traceback" not in output
-    assert "stopped by SIGINT after epoch" in output and "the same command goes on from there" in output
-    assert checkpoint.load(Path(settings.run_name) / "last.pth")["epoch"] >= 1
-
-
-def test_killed_at_any_moment_and_continued_gives_the_same(finetuning, tmp_path):
-    """SIGKILL while training, several times; checkpoints inside the epochs; every last.pth is whole."""
-    finetuning = replace(finetuning, epochs=8, batch_size=1, save_minutes=0.0)
-    Diff_Seg.main(finetuning)
-    killed = replace(finetuning, run_name=str(tmp_path / "killed"))
-    words, last, kills = (
-        command(killed, "GenSelfDiff/downstream_train/Diff_Seg.py"),
-        Path(killed.run_name) / "last.pth",
-        0,
-    )
-    while True:
-        process = start(words)
-        before = last.stat().st_mtime_ns if last.exists() else 0
-        while process.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
-            time.sleep(0.01)
-        time.sleep(0.13 * (kills + 1))
-        process.kill()
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-        checkpoint.load(last)
-        if process.returncode == 0 or kills == 3:
-            break
-    assert kills
-    Diff_Seg.main(killed)
-    assert_same_run(finetuning.run_name, killed.run_name)
 
 
 def test_changed_settings_are_refused_by_name(pretraining):
@@ -386,20 +263,6 @@ def test_fresh_that_cannot_start_leaves_the_old_run(pretraining, tiny_data_set):
     assert {f.name: f.read_bytes() for f in Path(pretraining.run_name).glob("*.pth")} == before
 
 
-def test_killed_before_the_first_epoch_is_saved_the_run_goes_on(pretraining, tmp_path, monkeypatch):
-    SS_diff.main(pretraining)
-    killed = replace(pretraining, run_name=str(tmp_path / "killed"))
-
-    def kill(_trainer):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.Trainer, "_write_history", kill)  # best.pth is there, last.pth is of the start
-        SS_diff.main(killed)
-    SS_diff.main(killed)
-    assert_same_run(pretraining.run_name, killed.run_name)
-
-
 def test_other_patches_are_refused(pretraining, finetuning, tmp_path, write_patches):
     SS_diff.main(replace(pretraining, epochs=1))
     write_patches(tmp_path / "b" / "unlabelled", ["v1", "v2", "v3"], ["train", "train", "val"], labelled=False)
@@ -456,25 +319,6 @@ def test_a_network_that_is_not_finite_is_never_saved(pretraining, monkeypatch):
     assert [f.read_bytes() for f in files] == good
 
 
-def test_a_signal_during_validation_is_not_waited_for(pretraining, tmp_path, monkeypatch):
-    SS_diff.main(pretraining)
-    stopped = replace(pretraining, run_name=str(tmp_path / "stopped"))
-    real_validate, calls = training.Trainer._validate, []
-
-    def validate(trainer, batches=None):
-        calls.append(1)
-        if len(calls) == 3:  # the check at the start, the first epoch, now the second
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real_validate(trainer, batches)
-
-    monkeypatch.setattr(training.Trainer, "_validate", validate)
-    with pytest.raises(SystemExit):
-        SS_diff.main(stopped)
-    assert checkpoint.load(Path(stopped.run_name) / "last.pth")["step"] == 2
-    SS_diff.main(stopped)
-    assert_same_run(pretraining.run_name, stopped.run_name)
-
-
 def test_workers_that_are_not_forked(finetuning):
     """macOS and Python 3.14 start workers anew: everything that goes to them must be picklable."""
     patches = Patches(finetuning.data / "labelled", labelled=True)
@@ -490,18 +334,6 @@ def test_a_truncated_image_ends_in_one_line(pretraining, tiny_data_set):
     output, _ = process.communicate()
     assert process.returncode == 1
     assert output.strip().splitlines()[-1].startswith("error: cannot read image") and "Traceback" not in output
-
-
-def test_a_full_disk_leaves_the_last_good_checkpoint(pretraining):
-    """A limit on the size of files stands for the full disk: no checkpoint of this network fits below 1 MB."""
-    SS_diff.main(replace(pretraining, epochs=1))
-    good = (Path(pretraining.run_name) / "last.pth").read_bytes()
-    process = start(command(pretraining), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)))
-    output, _ = process.communicate()
-    assert process.returncode == 1 and "Traceback" not in output
-    assert output.strip().splitlines()[-1].startswith(f"error: cannot write or read {pretraining.run_name}")
-    assert (Path(pretraining.run_name) / "last.pth").read_bytes() == good
-    assert not list(Path(pretraining.run_name).glob(".*"))
 
 
 def test_one_source_image_trains_without_validation(finetuning, capsys):
@@ -530,22 +362,3 @@ def test_finetuning_starts_from_pretraining(pretraining, finetuning, tmp_path, c
 def test_bfloat16_trains(finetuning):
     Diff_Seg.main(replace(finetuning, precision="bfloat16"))
     assert history(finetuning.run_name).train_loss.notna().all()
-
-
-def test_two_processes_equal_one_with_the_joint_batch(pretraining, tmp_path):
-    """Under torchrun with gloo: weights within 1e-5 after 20 steps, and the same validation figures.
-
-    Wider than elsewhere: at dim 8 every channel is a group of its own, so that the gradients of the biases before
-    GroupNorm are rounding noise, which Adam enlarges.
-    """
-    alone = replace(pretraining, dim=16, learning_rate=1e-4, epochs=10, run_name=str(tmp_path / "alone"))
-    together = replace(alone, batch_size=2, run_name=str(tmp_path / "together"))
-    SS_diff.main(alone)
-    process = start(command(together), "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    one, two = weights(alone.run_name), weights(together.run_name)
-    assert max((v - one[k]).abs().max() for k, v in two.items()) < 1e-5
-    ours, theirs = history(alone.run_name), history(together.run_name)
-    assert theirs.val_loss.tolist() == pytest.approx(ours.val_loss.tolist(), rel=1e-4)
-    assert theirs.train_loss.tolist() == pytest.approx(ours.train_loss.tolist(), rel=1e-4)

@@ -47,3 +47,12 @@ def test_every_parameter_learns():
     model = DiffusionNet(8)
     model(torch.randn(1, 3, 16, 16), torch.tensor([3])).square().mean().backward()
     assert [k for k, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_network_can_be_captured_whole(checkpointing):
+    """What torch.compile needs: one graph, no breaks, and the same outputs."""
+    model, x, t = DiffusionNet(8), torch.randn(1, 3, 16, 16), torch.tensor([3])
+    model.net.checkpoint_activations = checkpointing
+    captured = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.allclose(captured(x, t), model(x, t), atol=1e-5)
