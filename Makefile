@@ -29,9 +29,9 @@ bench: $(VENV)/bench
 	$(PY) benchmarks/training.py --overwrite $(BENCH)
 
 # The whole pipeline at a size for two CPU cores. Stopped and started again, it goes on where it was.
-SMALL := --data demo/patches --workers 1 --initial-weights pytorch
-PRETRAIN := $(SMALL) --dim 16 --epochs 8 --learning-rate 1e-3 --sample-every 8
-FINETUNE := $(SMALL) --epochs 8 --learning-rate 1e-3
+SMALL := --data demo/patches --workers 1 --recipe improved --epochs 8
+PRETRAIN := $(SMALL) --dim 16 --sample-every 8
+FINETUNE := $(SMALL)
 
 demo/raw/MoNuSegTestData: | $(VENV)/installed
 	$(PY) pre_process/demo/make_demo_data.py --output demo/raw
@@ -45,7 +45,8 @@ demo: $(VENV)/installed demo/patches/dataset.json
 	    --pretrained scratch --dim 16
 	$(PY) GenSelfDiff/downstream_train/Diff_Seg.py $(FINETUNE) --run-name $(CURDIR)/demo/with_pretraining \
 	    --pretrained demo/pretrain
-	$(PY) image_generation.py --data demo/patches --pretrained demo/pretrain --output demo/generated --count 8
+	$(PY) image_generation.py --data demo/patches --pretrained demo/pretrain --output demo/generated --count 8 \
+	    --sampler dpm-solver++
 	for run in without_pretraining with_pretraining; do \
 	    $(PY) GenSelfDiff/test/test_script.py --data demo/patches --run demo/$$run --output demo/results/$$run \
 	        --overwrite || exit; done

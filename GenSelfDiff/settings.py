@@ -40,6 +40,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "quarter_turns": True,
             "stain_jitter": 0.05,
             "input_range": (-1.0, 1.0),
+            "timestep": 50,
         },
     },
 }

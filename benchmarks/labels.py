@@ -47,7 +47,7 @@ class Settings(GridSettings):
 
 def one_run(settings: Settings, words: list[str], labels: int, seed: int, folder: Path) -> None:
     """Fine-tune and test; what was tested is not tested again."""
-    results, log = folder / "results", folder.with_suffix(".txt")
+    results, log = folder / "results", folder.parent / f"{folder.name}.txt"
     if (results / "summary.json").is_file():
         return
     patches = Patches(labelled_folder(settings.data), labelled=True)
