@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import EpochBatches, PatchDataset, dead_workers_explained, loader, stop_workers
-from GenSelfDiff.devices import Devices, InPrecision, check_precision
+from GenSelfDiff.devices import Devices, InPrecision, check_precision, keep_freed_memory
 from GenSelfDiff.history import Figures, Means, TensorBoard, draw_curves
 from GenSelfDiff.settings import TrainingSettings
 from utils_general import SNAPSHOTS, InputError, replace_file, write_json
@@ -25,7 +25,7 @@ from utils_general import SNAPSHOTS, InputError, replace_file, write_json
 # The batch size may with the number of processes: their product, the joint batch, may not.
 MAY_CHANGE = {
     "epochs", "batch_size", "workers", "device", "save_minutes", "fresh", "sample_every", "data", "recipe",
-    "checkpoint_activations", "compile", "tensorboard",
+    "checkpoint_activations", "compile", "tensorboard", "mpp", "instances",
 }  # fmt: skip
 
 
@@ -106,6 +106,8 @@ class Trainer:
         self.training_loader = loader(training, self.batches, settings.workers, devices)
         self.validation_loader = loader(validation, held_out, settings.workers, devices)
         model.to(devices.device).net.checkpoint_activations = settings.checkpoint_activations
+        if settings.checkpoint_activations and devices.device.type == "cpu":
+            keep_freed_memory(large=False)
         self.wrapped = devices.wrap(self._network(model))
         self.mean = RunningMean(model, settings.ema) if settings.ema else None
         self.result = self.mean.model if self.mean else model  # what is validated and handed on

@@ -168,7 +168,7 @@ def peak_memory(job: Job) -> int:
 def measure(job: Job) -> dict[str, Any]:
     """Seconds an image, peak memory (bytes) and, if wanted, the `work`."""
     if "allocator" in job.switches:
-        keep_freed_memory()
+        keep_freed_memory(large="checkpointing" not in job.switches)
     torch.manual_seed(0)
     on_gpu = job.device.startswith("cuda")
     synchronise = torch.cuda.synchronize if on_gpu else lambda: None
