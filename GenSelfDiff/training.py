@@ -25,7 +25,7 @@ from utils_general import SNAPSHOTS, InputError, replace_file, write_json
 # The batch size may with the number of processes: their product, the joint batch, may not.
 MAY_CHANGE = {
     "epochs", "batch_size", "workers", "device", "save_minutes", "fresh", "sample_every", "data", "recipe",
-    "checkpoint_activations", "compile", "tensorboard", "mpp", "instances",
+    "checkpoint_activations", "compile", "tensorboard", "run_name", "mpp", "instances",
 }  # fmt: skip
 
 
