@@ -50,5 +50,5 @@ demo: $(VENV)/installed demo/patches/dataset.json
 	for run in without_pretraining with_pretraining; do \
 	    $(PY) GenSelfDiff/test/test_script.py --data demo/patches --run demo/$$run --output demo/results/$$run \
 	        --overwrite || exit; done
-	$(PY) GenSelfDiff/test/overview.py demo/results/without_pretraining demo/results/with_pretraining \
-	    --output demo/overview --overwrite
+	$(PY) GenSelfDiff/test/compare.py demo/results/without_pretraining demo/results/with_pretraining \
+	    --output demo/compare --overwrite

@@ -20,8 +20,8 @@ import pandas as pd
 
 from benchmarks.grid import GridSettings, folder_name, run, run_all, write_table
 from GenSelfDiff.data import Patches, labelled_folder
-from GenSelfDiff.test.overview import figures_of
-from utils_general import MONUSEG, ROOT, InputError, at_least, read_json, replace_file, run_script, save_figure
+from GenSelfDiff.test.comparison import Result
+from utils_general import MONUSEG, ROOT, InputError, at_least, replace_file, run_script, save_figure
 
 BATCH = 8
 SHOWN = ("Dice", "AJI", "object F1")
@@ -94,7 +94,7 @@ def main(settings: Settings) -> None:
                 tasks.append(partial(one_run, settings, known, labels, seed, folder))
                 runs.append(({"variant": name, "labelled images": labels, "seed": seed}, folder))
     run_all(tasks, settings.jobs)
-    rows = [key | figures_of(read_json(folder / "results" / "summary.json")) for key, folder in runs]
+    rows = [key | Result.read(folder / "results").means() for key, folder in runs]
     table = pd.DataFrame(rows)
     with replace_file(output / "labels.csv") as temporary:
         table.to_csv(temporary, index=False)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from GenSelfDiff.data import Patches
 from GenSelfDiff.test import metrics
+from GenSelfDiff.test.instance_metrics import INSTANCE_FIGURES, check_instances, instance_counts, instance_figures
 from GenSelfDiff.test.instances import InstanceSettings, of_class, to_instances
 from utils_general import DataSet, InputError
 
@@ -22,6 +23,7 @@ BY_INSTANCE = "standard, on instances: mean over images, classes without backgro
 STANDARD = "standard: "  # before the standard figures in patches.csv, where published ones have the same names
 POOLED = "standard: pooled over the pixels of all images, mean over classes without background"
 POOLED_INSTANCES = "standard, on instances: pooled over the objects of all images, mean over classes without background"
+CONFIDENCE_BINS = 20
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Image:
     """bool: where there is a patch; the rest of the other maps is 0"""
     truth: np.ndarray
     prediction: np.ndarray
+    confidence: np.ndarray
+    """float32: the stitched probability of the predicted class"""
     true_instances: np.ndarray
     instances: np.ndarray
 
@@ -52,7 +56,9 @@ class Figures:
     matrices: dict[str, np.ndarray]
     """confusion matrix (C, C) of the stitched images, by split"""
     counts: dict[str, np.ndarray]
-    """`metrics.INSTANCE_COUNTS` of the classes without background (C - 1, 6), by split"""
+    """`INSTANCE_COUNTS` of the classes without background (C - 1, 13), by split"""
+    calibration: np.ndarray
+    """float64 (20, 3), see `calibration_bins`, of all stitched images"""
     classes: list[str]
     method: str
     """how class maps became instances"""
@@ -79,11 +85,11 @@ class Figures:
         matrix, counts = (sum(sums[split] for split in splits) for sums in (self.matrices, self.counts))
         rows = {(AS_PUBLISHED, name): value for name, value in patches.mean().items()}
         for name, value in images.mean().items():
-            on_instances = name.partition(":")[0] in metrics.INSTANCE_FIGURES
+            on_instances = name.partition(":")[0] in INSTANCE_FIGURES
             rows[BY_INSTANCE if on_instances else BY_IMAGE, name] = value
         pooled = {name: values[1:] for name, values in metrics.overlap_metrics(matrix).items()}
         rows |= {(POOLED, name): value for name, value in named(pooled, self.classes).items()}
-        pooled = named(metrics.instance_figures(counts), self.classes)
+        pooled = named(instance_figures(counts), self.classes)
         return pd.Series(rows | {(POOLED_INSTANCES, name): value for name, value in pooled.items()})
 
 
@@ -97,6 +103,7 @@ def evaluate(
     """Predict every image of `patches`, hand it to `look` (which may draw it), and collect the figures."""
     method = instance_method(settings, patches.data_set)
     patch_rows, image_rows, matrices, counts = [], [], {}, {}
+    calibration = np.zeros((CONFIDENCE_BINS, 3))
     for image, rows in tqdm(
         _images(predict, patches, classes, method, settings), "images", patches.index.source.nunique(), disable=None
     ):
@@ -105,7 +112,8 @@ def evaluate(
         objects = class_instance_counts(image, len(classes))
         matrices[image.split] = matrices.get(image.split, 0) + matrix
         counts[image.split] = counts.get(image.split, 0) + objects
-        by_class = mask_figures(image.truth, image.prediction, matrix) | metrics.instance_figures(objects)
+        calibration += calibration_bins(image)
+        by_class = mask_figures(image.truth, image.prediction, matrix) | instance_figures(objects)
         image_rows.append({"source": image.source, "split": image.split, **named(by_class, classes)})
         look(image)
     return Figures(
@@ -113,6 +121,7 @@ def evaluate(
         pd.DataFrame(image_rows),
         matrices,
         counts,
+        calibration,
         classes,
         method,
         "the annotation" if patches.has_instances else "connected components of the class map",
@@ -137,17 +146,19 @@ def _images(
             {"patch": patch, "source": source, "split": split, **patch_figures(true, predicted, classes)}
             for patch, true, predicted in zip(rows.patch, truth, probabilities.argmax(1), strict=True)
         ]
-        whole = stitch(truth, corners)
-        prediction = stitch_probabilities(probabilities, corners).argmax(0)
+        whole, covered = stitch(truth, corners), stitch(np.ones_like(truth, bool), corners)
+        probabilities = stitch_probabilities(probabilities, corners)
+        prediction = probabilities.argmax(0)
+        instances = _true_instances(patches, rows, corners, whole), to_instances(prediction, method, settings)
         image = Image(
             source,
             split,
             stitch(pixels, corners),
-            stitch(np.ones_like(truth, bool), corners),
+            covered,
             whole,
             prediction,
-            _true_instances(patches, rows, corners, whole),
-            to_instances(prediction, method, settings),
+            probabilities.max(0),
+            *(np.where(covered, m, 0) for m in instances),  # a gap between patches is no hole to be filled
         )
         yield image, patch_rows
 
@@ -160,7 +171,7 @@ def _true_instances(
         return to_instances(truth, "components", InstanceSettings(minimum_area=1))
     instances = stitch(np.stack([patches.instances(i) for i in rows.patch]), corners)
     try:
-        metrics.check_instances(instances, f"the annotation of {rows.source.iloc[0]} in {patches.folder}/instances")
+        check_instances(instances, f"the annotation of {rows.source.iloc[0]} in {patches.folder}/instances")
     except ValueError as error:
         raise InputError(f"{error}; without that folder connected components are taken") from None
     return instances
@@ -187,10 +198,23 @@ def stitch_probabilities(probabilities: np.ndarray, corners: list[tuple[int, int
     return total / np.maximum(covered, 1)
 
 
+def calibration_bins(image: Image) -> np.ndarray:
+    """The covered pixels by confidence, in equal bins of [0, 1]: number, sum of confidences, right; float64 (20, 3).
+
+    Right are those whose predicted class is the true one. A reliability diagram and the expected calibration error
+    (Guo et al., 2017) follow from these, and sums over images are those of all their pixels.
+    """
+    confidence = image.confidence[image.covered].clip(0, 1)
+    right = (image.prediction == image.truth)[image.covered]
+    bins = np.minimum((confidence * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
+    columns = [np.bincount(bins, weights, CONFIDENCE_BINS) for weights in (None, confidence, right)]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
 def class_instance_counts(image: Image, classes: int) -> np.ndarray:
-    """`metrics.INSTANCE_COUNTS` of each class without background (C - 1, 6): only objects of one class are compared."""
+    """`INSTANCE_COUNTS` of each class without background (C - 1, 13): only objects of one class are compared."""
     return np.stack([
-        metrics.instance_counts(
+        instance_counts(
             of_class(image.true_instances, image.truth, c), of_class(image.instances, image.prediction, c)
         )
         for c in range(1, classes)

@@ -8,16 +8,16 @@ the diagonal of the image (specificity and accuracy, which count the true backgr
 import math
 
 import numpy as np
-import pandas as pd
 from scipy.ndimage import binary_erosion
-from scipy.sparse import coo_array
 from scipy.spatial import KDTree
-from skimage.measure import label
 
 ABSENT_CLASSES = (
     "a class absent from truth and prediction is left out; absent from one of them, overlap figures are 0 and "
     "distances the image's diagonal"
 )
+# Of the published Hausdorff distance: the rows that bound a row's distance, and how many are computed before the rest.
+NEIGHBOURS = np.array([-1, 0, 1])
+FIRST_ROWS = 8
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
@@ -38,7 +38,7 @@ def _counts(matrix: np.ndarray) -> tuple[np.ndarray, ...]:
     return tp, fp, fn, matrix.sum() - tp - fp - fn
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float) -> np.ndarray:
     """Quotient, `empty` where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(len(numerator), empty), where=denominator > 0)
 
@@ -54,16 +54,16 @@ def published_metrics(truth: np.ndarray, prediction: np.ndarray, classes: int) -
     """
     matrix = confusion_matrix(truth, prediction, classes)
     tp, fp, fn, tn = (counts[1:] for counts in _counts(matrix))
-    rows = [_row_hausdorff(truth == c, prediction == c) for c in range(1, classes)]
+    masks = zip(_packed(truth, classes), _packed(prediction, classes), strict=True)
     return {
         "AJI": np.array([_class_map_aji(matrix)]),
-        "Jaccard_score": _ratio(tp, tp + fp + fn, 1.0),
-        "F1_score": _ratio(2 * tp, 2 * tp + fp + fn, 1.0),
-        "Hausdorff_distance": np.array(rows),
+        "Jaccard_score": ratio(tp, tp + fp + fn, 1.0),
+        "F1_score": ratio(2 * tp, 2 * tp + fp + fn, 1.0),
+        "Hausdorff_distance": np.array([_row_hausdorff(*pair) for pair in masks]),
         "accuracy": (tp + tn) / matrix.sum(),
-        "sensitivity": _ratio(tp, tp + fn, 1.0),
-        "precision": _ratio(tp, tp + fp, 1.0),
-        "specificity": _ratio(tn, tn + fp, 1.0),
+        "sensitivity": ratio(tp, tp + fn, 1.0),
+        "precision": ratio(tp, tp + fp, 1.0),
+        "specificity": ratio(tn, tn + fp, 1.0),
         "dice": (2 * tp + 1) / (2 * tp + fp + fn + 1),
     }
 
@@ -85,11 +85,39 @@ def _class_map_aji(matrix: np.ndarray) -> float:
     return intersection / union if union else 1.0
 
 
+def _packed(class_map: np.ndarray, classes: int) -> np.ndarray:
+    """The masks of the classes 1 .. C-1 of a class map (H, W), 64 pixels of a row a number: uint64 (C-1, W / 64, H)."""
+    masks = class_map.astype(np.uint8) == np.arange(1, classes, dtype=np.uint8)[:, None, None]
+    packed = np.packbits(masks, axis=-1)
+    filled = np.pad(packed, ((0, 0), (0, 0), (0, -packed.shape[-1] % 8)))
+    return np.ascontiguousarray(np.ascontiguousarray(filled).view(np.uint64).swapaxes(1, 2))
+
+
 def _row_hausdorff(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """The released "Hausdorff": the rows of two boolean masks (H, W) as points of W coordinates, both ways."""
-    a, b = truth.astype(np.float32), prediction.astype(np.float32)  # counts up to 2^24 are exact
-    squared = a.sum(1)[:, None] + b.sum(1)[None, :] - 2 * a @ b.T
-    return math.sqrt(max(squared.min(1).max(), squared.min(0).max()))
+    """The released "Hausdorff": the rows of two masks as points of W coordinates, both ways; packed, (W / 64, H)."""
+    one_way = _farthest_row(truth, prediction, 0)
+    return math.sqrt(_farthest_row(prediction, truth, one_way))
+
+
+def _farthest_row(a: np.ndarray, b: np.ndarray, farthest: int) -> int:
+    """The largest squared distance from a row of `a` to the nearest of `b`, at least `farthest`; masks (W / 64, H).
+
+    A squared distance is a number of differing pixels. The rows about the same height bound it for each row. Rows of
+    the largest bounds come first; one whose bound is no larger than what was found already cannot change it.
+    """
+    height = a.shape[1]
+    about = (np.arange(height) + NEIGHBOURS[:, None]) % height
+    bounds = np.bitwise_count(a[:, None] ^ b[:, about]).sum(0, dtype=np.int32).min(0)
+    order = np.argsort(-bounds)
+    start, number = 0, FIRST_ROWS
+    while start < height and bounds[order[start]] > farthest:
+        rows = order[start : start + number]
+        differing = np.zeros((len(rows), height), np.int32)
+        for ours, others in zip(a[:, rows], b, strict=True):
+            differing += np.bitwise_count(ours[:, None] ^ others)
+        farthest = max(farthest, int(differing.min(1).max()))
+        start, number = start + number, 2 * number
+    return farthest
 
 
 # --- standard ---
@@ -103,11 +131,11 @@ def overlap_metrics(matrix: np.ndarray) -> dict[str, np.ndarray]:
     tp, fp, fn, tn = _counts(matrix)
     absent = tp + fp + fn == 0
     figures = {
-        "Dice": _ratio(2 * tp, 2 * tp + fp + fn, 0.0),
-        "Jaccard": _ratio(tp, tp + fp + fn, 0.0),
-        "precision": _ratio(tp, tp + fp, 0.0),
-        "sensitivity": _ratio(tp, tp + fn, 0.0),
-        "specificity": _ratio(tn, tn + fp, math.nan),
+        "Dice": ratio(2 * tp, 2 * tp + fp + fn, 0.0),
+        "Jaccard": ratio(tp, tp + fp + fn, 0.0),
+        "precision": ratio(tp, tp + fp, 0.0),
+        "sensitivity": ratio(tp, tp + fn, 0.0),
+        "specificity": ratio(tn, tn + fp, math.nan),
         "accuracy": (tp + tn) / matrix.sum(),
     }
     return {name: np.where(absent, np.nan, values) for name, values in figures.items()}
@@ -132,86 +160,3 @@ def hausdorff(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
     a, b = boundary(truth), boundary(prediction)
     directed = KDTree(b).query(a)[0], KDTree(a).query(b)[0]
     return max(d.max() for d in directed), max(float(np.percentile(d, 95)) for d in directed)
-
-
-# What figures on instances are made of; sums of these over images give the pooled figures.
-INSTANCE_COUNTS = (
-    "intersection",
-    "union",
-    "matched pairs",
-    "IoU of matched pairs",
-    "true objects",
-    "predicted objects",
-)
-INSTANCE_FIGURES = ("AJI", "PQ", "SQ", "RQ", "object F1")
-MOST_PIECES = 10  # a gland that the image's border cuts has been seen in six
-
-
-def instance_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """`INSTANCE_COUNTS` of two instance maps (H, W), float64 (6,): integers, 0 background, any numbers.
-
-    Intersection and union are those of the AJI (Kumar et al., 2017): each true object takes the prediction of largest
-    IoU, which several may take; missed objects, and predictions that none took, enter the union whole. Matched are
-    pairs with IoU > 0.5 (Kirillov et al., 2019). Raises `ValueError` for what is no instance map, see
-    `check_instances`.
-    """
-    check_instances(truth, "truth")
-    check_instances(prediction, "prediction")
-    true_area, predicted_area, t, p, inter = _pairs(truth, prediction)
-    union = true_area[t] + predicted_area[p] - inter
-    iou = inter / union
-    order = np.lexsort((-iou, t))  # by true object, best prediction first
-    best = order[np.unique(t[order], return_index=True)[1]]
-    missed, unused = np.ones(len(true_area), bool), np.ones(len(predicted_area), bool)
-    missed[t[best]], unused[p[best]] = False, False
-    whole = true_area[missed].sum() + predicted_area[unused].sum()
-    matched = iou > 0.5  # no object can be in two such pairs
-    return np.array(
-        [
-            *(inter[best].sum(), union[best].sum() + whole),
-            *(matched.sum(), iou[matched].sum()),
-            *(len(true_area), len(predicted_area)),
-        ],
-        np.float64,
-    )
-
-
-def instance_figures(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """AJI, PQ, SQ, RQ and object F1 of `INSTANCE_COUNTS` (N, 6) of N classes or images, (N,) each.
-
-    PQ = SQ x RQ (Kirillov et al., 2019): SQ is the mean IoU of the matched pairs (NaN without any), RQ the F1 of
-    finding objects; "object F1" at IoU 0.5 is the same number under its other name. All are NaN where there is no
-    object.
-    """
-    intersection, union, pairs, iou, true, predicted = counts.T
-    rq = _ratio(2 * pairs, true + predicted, math.nan)
-    figures = _ratio(intersection, union, math.nan), _ratio(2 * iou, true + predicted, math.nan)
-    return dict(zip(INSTANCE_FIGURES, (*figures, _ratio(iou, pairs, math.nan), rq, rq), strict=True))
-
-
-def check_instances(instances: np.ndarray, name: str) -> None:
-    """Raise `ValueError` for what is no instance map (H, W), and above all for class maps.
-
-    Masks of true and false, or with more than `MOST_PIECES` separate pieces a number: in a class map all nuclei share
-    one. Figures on instances mean nothing there.
-    """
-    if instances.ndim != 2 or not np.issubdtype(instances.dtype, np.integer) or instances.min() < 0:
-        raise ValueError(f"{name} is no instance map: integers of 0 and above in two dimensions are wanted")
-    numbers = len(pd.unique(instances[instances > 0]))
-    if (pieces := label(instances, background=0, connectivity=2).max()) > MOST_PIECES * numbers:
-        raise ValueError(f"{name} is no instance map but a class map: {pieces} pieces share {numbers} numbers")
-
-
-def _pairs(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Areas of the true and predicted objects, and every overlapping pair: indices of both, and its pixels."""
-    t, p = _consecutive(truth), _consecutive(prediction)
-    overlaps = coo_array((np.ones(len(t), np.int64), (t, p))).tocsr().tocoo()  # equal pairs are added up
-    pair_t, pair_p = overlaps.coords
-    both = (pair_t > 0) & (pair_p > 0)
-    return np.bincount(t)[1:], np.bincount(p)[1:], pair_t[both] - 1, pair_p[both] - 1, overlaps.data[both]
-
-
-def _consecutive(instances: np.ndarray) -> np.ndarray:
-    """Numbers replaced by 1, 2, ... in the order in which they appear, 0 stays; flat."""
-    codes, numbers = pd.factorize(np.append(0, instances.ravel()))  # the background comes first, present or not
-    return codes[1:]

@@ -176,7 +176,7 @@ def test_overlapping_patches_give_the_figures_of_the_whole_image(tmp_path, tissu
     (whole,), (cut,) = (
         run(write_cut(tmp_path / str(size), *tissue, size, 8), predict)[1] for size in (48, 16)
     )  # fmt: skip
-    for name in ("pixels", "truth", "prediction", "true_instances", "instances"):
+    for name in ("pixels", "truth", "prediction", "confidence", "true_instances", "instances"):
         assert (getattr(whole, name) == getattr(cut, name)).all()
     assert whole.covered.all() and cut.covered.all()
     figures = [run(write_cut(tmp_path / name, *tissue, size, 8), predict)[0].images for name, size in
@@ -191,6 +191,72 @@ def test_gaps_between_patches_count_for_nothing(tmp_path, tissue):
     figures, (seen,) = run(patches, lambda images: one_hot(np.ones(images.shape[:3], int)))
     assert seen.covered.sum() == figures.matrices["test"].sum() == 4 * 16 * 16
     assert figures.images.precision[0] == pytest.approx((tissue[1][:16, :16] > 0).mean())
+
+
+def test_borders_without_patches_are_as_if_cut_off(tmp_path, tissue):
+    """Patches of 16 every 12 pixels cover 40 of 48: the figures are those of the image without its last 8."""
+    image, instances = tissue
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    patches = write_cut(whole, image, instances, 16, 12), write_cut(cut, image[:40, :40], instances[:40, :40], 40, 40)
+    (figures, (seen,)), (expected, _) = (run(p, lambda i: one_hot((i[..., 0] < 85).astype(int))) for p in patches)
+    assert seen.covered.all() and seen.covered.shape == (40, 40)
+    pd.testing.assert_frame_equal(figures.images, expected.images)
+
+
+def test_a_gap_between_patches_is_no_hole_in_a_gland(tmp_path):
+    """Patches of 16 every 24 pixels on one large gland: filling its holes must not fill what nobody has seen."""
+    gland = np.ones((64, 64), int)
+    for name in ("annotated", "by components"):
+        patches = write_cut(tmp_path / name, np.zeros((64, 64, 3), np.uint8), gland, 16, 24)
+        patches.has_instances = name == "annotated"
+        figures, (seen,) = run(patches, lambda i: one_hot(np.ones(i.shape[:3], int)), instances="components")
+        assert ((seen.instances > 0) == seen.covered).all() and ((seen.true_instances > 0) == seen.covered).all()
+        assert seen.covered.sum() == 9 * 16 * 16 and figures.images.Dice[0] == 1
+
+
+def test_glands_are_components_with_their_holes_filled(tmp_path):
+    """Two glands of 20 by 20 pixels with lumina are annotated as filled; one is found, one is missed by half."""
+    instances = np.zeros((48, 48), int)
+    instances[2:22, 2:22], instances[26:46, 26:46] = 1, 2
+    image = np.where(instances[..., None] > 0, 60, 220).astype(np.uint8).repeat(3, axis=-1)
+    image[8:14, 8:14] = 220  # a lumen: not seen as gland, but filled
+    image[26:46, 35:46] = 220  # of the second gland 9 columns of 20 are seen
+    patches = write_cut(tmp_path, image, instances, 24, 8)
+    figures, (seen,) = run(patches, lambda i: one_hot((i[..., 0] < 85).astype(int)), instances="components")
+    assert (seen.instances == 1).sum() == 400 and seen.instances.max() == 2
+    row = figures.images.iloc[0]
+    dice = 2 * 180 / (400 + 180)
+    assert row["object Dice"] == pytest.approx(((400 + 400 * dice) / 800 + (400 + 180 * dice) / 580) / 2)
+    assert row["object Hausdorff (px)"] == pytest.approx((400 * 11 / 800 + 180 * 11 / 580) / 2)
+    assert row["GlaS F1"] == row["object F1"] == pytest.approx(2 * 1 / 4)
+    assert figures.table().test[POOLED_INSTANCES, "object Dice"] == pytest.approx(row["object Dice"])
+
+
+def test_calibration_counts_covered_pixels_by_confidence(tmp_path, tissue):
+    """Class 1 everywhere with 0.72 in dark pixels, 0.97 in others: right in nuclei only. Gaps count for nothing."""
+    image = np.where(tissue[1][..., None] > 0, 60, 220).astype(np.uint8).repeat(3, axis=-1)
+    patches = write_cut(tmp_path, image, tissue[1], 16, 32)
+
+    def predict(images):
+        p = np.where(images[..., 0] < 100, 0.72, 0.97).astype(np.float32)
+        return np.stack([1 - p, p], axis=1)
+
+    figures, (seen,) = run(patches, predict)
+    nuclei = int((tissue[1] > 0)[seen.covered[:48, :48]].sum())
+    others = 4 * 16 * 16 - nuclei
+    rows = {14: [nuclei, 0.72 * nuclei, nuclei], 19: [others, 0.97 * others, 0]}
+    expected = [rows.get(i, [0, 0, 0]) for i in range(20)]
+    assert figures.calibration == pytest.approx(np.array(expected), rel=1e-5)
+    assert figures.calibration.dtype == np.float64 and seen.confidence.dtype == np.float32
+    assert (seen.confidence[~seen.covered] == 0).all() and set(np.unique(seen.confidence[seen.covered])) == {
+        np.float32(0.72), np.float32(0.97)
+    }  # fmt: skip
+
+
+def test_calibration_of_a_method_that_is_always_sure(oracle):
+    """Probabilities of 0 and 1 lie in the last bin; two images are added up."""
+    figures, _ = run(*oracle)
+    assert figures.calibration[-1].tolist() == [2 * 32 * 32] * 3 and not figures.calibration[:-1].any()
 
 
 def test_without_instances_they_come_from_the_class_map(tiny_data_set):
