@@ -16,7 +16,7 @@ from skimage.color import rgb2hed
 from skimage.filters import threshold_otsu
 
 from GenSelfDiff.test.evaluation import patches_to_test
-from GenSelfDiff.test.report import ReportSettings, run_test
+from GenSelfDiff.test.report import Method, ReportSettings, run_test
 from utils_general import RESULTS, at_least, run_script
 
 
@@ -55,8 +55,8 @@ def main(settings: Settings) -> None:
         probabilities[:, 0], probabilities[:, 1] = ~foreground, foreground
         return probabilities
 
-    output = settings.output or RESULTS / f"{settings.data.resolve().name}_{settings.method}"
-    run_test(settings, output, patches, classes, predict, {})
+    name = f"{settings.data.resolve().name}_{settings.method}"
+    run_test(settings, settings.output or RESULTS / name, patches, Method(name=name, predict=predict, classes=classes))
 
 
 if __name__ == "__main__":

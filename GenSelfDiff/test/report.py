@@ -1,16 +1,25 @@
-"""What every test leaves behind, whichever the predictor: tables, summary, pictures, label maps."""
+"""What every test leaves behind, whichever the predictor: tables, summary, report, pictures, label maps."""
 
-from dataclasses import dataclass
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
 from GenSelfDiff.data import Patches
-from GenSelfDiff.test import pictures
+from GenSelfDiff.test import charts, pictures
 from GenSelfDiff.test.evaluation import Figures, Image, Predictor, check_patches, evaluate
+from GenSelfDiff.test.examples import draw_examples
 from GenSelfDiff.test.instances import InstanceSettings
 from GenSelfDiff.test.metrics import ABSENT_CLASSES
+from GenSelfDiff.test.page import Facts, write_page
+from GenSelfDiff.test.stages import Stage
+from GenSelfDiff.test.table_files import write_tables
 from GenSelfDiff.training import plain
 from utils_general import MONUSEG, InputError, at_least, replace_folder, write_json
 
@@ -24,38 +33,109 @@ class ReportSettings(InstanceSettings):
     data: Path = MONUSEG
     """root of the data set: its test patches"""
     pictures: int = 20
-    """how many images get pictures; label maps are written of all"""
+    """how many images get pictures, beside the report's examples; label maps are written of all"""
     overwrite: bool = False
     """replace the results of an earlier test"""
 
 
-def run_test(
-    settings: ReportSettings,
-    output: Path,
-    patches: Patches,
-    classes: list[str],
-    predict: Predictor,
-    about: dict[str, Any],
-) -> None:
-    """Check, evaluate, write the results folder, print the table. `classes` are those of the predictor."""
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What is tested."""
+
+    name: str
+    """of the run or the trivial method: the report's title"""
+    predict: Predictor
+    classes: list[str]
+    about: dict[str, Any] = field(default_factory=dict)
+    """what the summary and the report say of it beside the settings"""
+    stages: list[Stage] = field(default_factory=list)
+    """how it was trained"""
+
+
+class Drawing:
+    """Drawing, which must not cost the results of a test: the first failure is kept until they are safe."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Keep what fails inside."""
+        try:
+            yield
+        except Exception as error:  # whatever it is: the figures are worth more than a picture of them
+            self.error = self.error or error
+
+    def raise_again(self, results: Path) -> None:
+        """Say what is missing, and end with the failure."""
+        if self.error:
+            print(f"the report or a picture could not be drawn; the tables in {results} are complete", file=sys.stderr)
+            raise self.error
+
+
+def run_test(settings: ReportSettings, output: Path, patches: Patches, method: Method) -> None:
+    """Check, evaluate, write the results folder, print the table."""
     at_least(settings, pictures=0, minimum_area=0, peak_distance=1, largest_hole=0, smoothing=0)
-    classes = _class_names(patches, classes)
+    classes = _class_names(patches, method.classes)
     output = output.absolute()
+    drawing, seconds = Drawing(), Counter()
     with replace_folder(output, MARKER, settings.overwrite) as folder:
         check_patches(patches, len(classes))
-        drawn: list[str] = []
+        figures = _evaluate(settings, patches, method, classes, folder, drawing, seconds)
+        about = {**plain(settings), **method.about}
+        write_tables(figures, folder)
+        write_json(folder / MARKER, _summary(figures, about, seconds))
+        with drawing.attempt():
+            _draw(folder, Facts(method.name, figures, patches, about, method.stages, seconds))
+    _print(figures)
+    print(f"report.html, tables, pictures and label maps are in {output}")
+    drawing.raise_again(output)
 
-        def look(image: Image) -> None:
+
+def _evaluate(
+    settings: ReportSettings,
+    patches: Patches,
+    method: Method,
+    classes: list[str],
+    folder: Path,
+    drawing: Drawing,
+    seconds: Counter,
+) -> Figures:
+    """Evaluate, writing label maps and pictures on the way; `seconds` says what took how long."""
+    drawn: list[str] = []
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds[name] += time.perf_counter() - start
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        with timed("network"):
+            return method.predict(images)
+
+    def look(image: Image) -> None:
+        with timed("pictures"):
             pictures.write_label_maps(image, folder / "label_maps")
             if len(drawn) < settings.pictures:
-                pictures.draw(image, classes, folder / "pictures")
+                with drawing.attempt():
+                    pictures.draw(image, classes, folder / "pictures")
                 drawn.append(image.source)
 
-        figures = evaluate(predict, patches, classes, settings, look)
-        table = figures.table()
-        _write(folder, figures, table, {**plain(settings), **about})
-    _print(table, figures)
-    print(f"tables, pictures and label maps are in {output}")
+    with timed("all"):
+        return evaluate(predict, patches, classes, settings, look)
+
+
+def _draw(folder: Path, facts: Facts) -> None:
+    """Charts and examples as pictures, and the page with all of them."""
+    figures = facts.figures
+    curves = [panel for stage in facts.stages for panel in charts.curves(stage)]
+    charts.save_png(curves, folder / "curves.png")
+    charts.save_png(charts.distribution(figures.images), folder / "distribution.png")
+    charts.save_png(charts.reliability(figures.calibration), folder / "reliability.png")
+    charts.draw_confusion_matrix(sum(figures.matrices.values()), figures.classes, folder / "confusion_matrix.png")
+    examples = draw_examples(figures.images, facts.patches, figures.classes, folder)
+    write_page(folder / "report.html", facts, examples)
 
 
 def _class_names(patches: Patches, predicted: list[str]) -> list[str]:
@@ -78,15 +158,12 @@ def _class_names(patches: Patches, predicted: list[str]) -> list[str]:
     return known
 
 
-def _write(folder: Path, figures: Figures, table: pd.DataFrame, settings: dict[str, Any]) -> None:
-    figures.patches.to_csv(folder / "patches.csv", index=False)
-    figures.images.to_csv(folder / "images.csv", index=False)
-    table.to_csv(folder / "table.csv", index_label=["averaging", "figure"])
-    pictures.draw_confusion_matrix(sum(figures.matrices.values()), figures.classes, folder / "confusion_matrix.png")
-    valid = table.astype(object).where(table.notna(), None)  # JSON knows no NaN
-    averages = {averaging: group.droplevel(0).to_dict() for averaging, group in valid.groupby(level=0, sort=False)}
-    summary = {
-        "settings": settings,
+def _summary(figures: Figures, about: dict[str, Any], seconds: Counter) -> dict[str, Any]:
+    """Everything that a program may want to read of a test; without NaN, which JSON does not know."""
+    table = figures.table()
+    valid = table.astype(object).where(table.notna(), None)
+    return {
+        "settings": about,
         "classes": figures.classes,
         "instances": figures.method,
         "true instances": figures.truth_instances,
@@ -94,15 +171,17 @@ def _write(folder: Path, figures: Figures, table: pd.DataFrame, settings: dict[s
         "images left out of a mean": figures.left_out(),
         "images": figures.images.source.tolist(),
         "patches": len(figures.patches),
-        "figures": averages,
+        "figures": {averaging: group.droplevel(0).to_dict() for averaging, group in valid.groupby(level=0, sort=False)},
         "confusion matrices": {split: matrix.tolist() for split, matrix in figures.matrices.items()},
+        "calibration": figures.calibration.tolist(),
+        "expected calibration error": charts.calibration_error(figures.calibration),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
-    write_json(folder / MARKER, summary)
 
 
-def _print(table: pd.DataFrame, figures: Figures) -> None:
+def _print(figures: Figures) -> None:
     """The table, group by group: each says how it was averaged."""
-    for averaging, group in table.groupby(level=0, sort=False):
+    for averaging, group in figures.table().groupby(level=0, sort=False):
         print(f"\n{averaging}")
         print(group.droplevel(0).to_string(float_format="{:.4f}".format))
     undefined = int(figures.images.isna().any(axis=1).sum())

@@ -19,7 +19,8 @@ from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
 from GenSelfDiff.test.evaluation import patches_to_test
-from GenSelfDiff.test.report import ReportSettings, run_test
+from GenSelfDiff.test.report import Method, ReportSettings, run_test
+from GenSelfDiff.test.stages import training_stages
 from utils_general import RESULTS, SIDE_MULTIPLE, InputError, at_least, run_script
 
 
@@ -43,8 +44,8 @@ def main(settings: Settings) -> None:
     """Check everything, predict, evaluate, write."""
     at_least(settings, batch_size=1)
     path = checkpoint.find(settings.run)
-    device = set_up_alone(settings.device).device
-    network, loaded = checkpoint.load_segmentation(path, device)
+    devices = set_up_alone(settings.device)
+    network, loaded = checkpoint.load_segmentation(path, devices.device)
     model = InPrecision(network, settings.precision)
     patches = patches_to_test(settings.data)
     trained_on, size = loaded.get("patch_size"), patches.data_set.patch_size
@@ -61,12 +62,19 @@ def main(settings: Settings) -> None:
         batches = torch.from_numpy(images).split(settings.batch_size)
         with torch.inference_mode():
             inputs = (torch.stack([to_input(image, input_range) for image in batch]) for batch in batches)
-            return np.concatenate([model(x.to(device)).softmax(1).cpu().numpy() for x in inputs])
+            return np.concatenate([model(x.to(devices.device)).softmax(1).cpu().numpy() for x in inputs])
 
-    loss = float(loaded["loss"]) if math.isfinite(loaded["loss"]) else None
-    about = {"checkpoint": str(path), "epoch": loaded["epoch"], "validation loss": loss}
+    about = {
+        "checkpoint": str(path),
+        "epoch": loaded["epoch"],
+        "validation loss": float(loaded["loss"]) if math.isfinite(loaded["loss"]) else None,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "computed on": str(devices),
+    }
     name = path.resolve().parent.name if path.stem in ("best", "last") else path.stem
-    run_test(settings, settings.output or RESULTS / name, patches, loaded["classes"], predict, about)
+    stages = training_stages(path, loaded)
+    method = Method(name=name, predict=predict, classes=loaded["classes"], about=about, stages=stages)
+    run_test(settings, settings.output or RESULTS / name, patches, method)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""test_script.py, baselines.py and overview.py, run for real on tiny data."""
+"""test_script.py and baselines.py, run for real on tiny data."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from GenSelfDiff import checkpoint
-from GenSelfDiff.test import baselines, overview, test_script
+from GenSelfDiff.test import baselines, test_script
 from GenSelfDiff.test.instances import to_instances
 from GenSelfDiff.unet import DiffusionNet, SegNet
 from utils_general import InputError, read_index_map, read_rgb
@@ -24,7 +24,7 @@ CONTENT = {
 
 
 @pytest.fixture
-def settings(tiny_data_set, tmp_path):
+def settings(tiny_data_set, tmp_path, no_report):
     """A test of an untrained network, without pictures: they take time."""
     torch.manual_seed(0)
     checkpoint.save(tmp_path / "run" / "best.pth", {**CONTENT, "model_state_dict": SegNet(8, 2).state_dict()})
@@ -42,8 +42,8 @@ def read_summary(folder):
 def test_everything_is_written(settings, capsys):
     test_script.main(replace(settings, pictures=20))
     folder = settings.output
-    names = {"table.csv", "patches.csv", "images.csv", "summary.json", "confusion_matrix.png", "pictures", "label_maps"}
-    assert {f.name for f in folder.iterdir()} == names
+    tables = {"table.csv", "table.md", "table.tex", "patches.csv", "images.csv", "summary.json"}
+    assert {f.name for f in folder.iterdir()} == tables | {"pictures", "label_maps"}
     kinds = ("image", "truth", "prediction", "overlay", "panel")
     assert {f.name for f in (folder / "pictures").iterdir()} == {f"t{i}_{k}.png" for i in (1, 2) for k in kinds}
     summary = read_summary(folder)
@@ -217,54 +217,10 @@ def test_baselines_need_a_class(settings):
         baselines.main(baselines.Settings(data=settings.data, output=settings.output, blur=-1))
 
 
-def test_overview(settings, tmp_path, capsys):
-    test_script.main(replace(settings, pictures=1))
-    baselines.main(baselines.Settings(data=settings.data, output=tmp_path / "otsu", pictures=1))
-    both = overview.Settings(results=(settings.output, tmp_path / "otsu"), output=tmp_path / "overview")
-    overview.main(both)
-    table = pd.read_csv(tmp_path / "overview" / "overview.csv", index_col=0)
-    assert table.index.tolist() == ["results", "otsu"] and table.Dice["otsu"] > table.Dice["results"]
-    assert read_rgb(tmp_path / "overview" / "overview.png").shape[1] > 500
-    assert "overview.png" in capsys.readouterr().out.splitlines()[-1]
-    with pytest.raises(InputError, match="--overwrite replaces them"):
-        overview.main(both)
-    summary = json.loads((tmp_path / "otsu" / "summary.json").read_text())
-    (tmp_path / "otsu" / "summary.json").write_text(json.dumps({**summary, "images": ["t1", "t9"]}))
-    with pytest.raises(InputError, match="were tested on different images .* e.g. t2"):
-        overview.main(replace(both, overwrite=True))
-    (tmp_path / "otsu" / "summary.json").write_text(json.dumps({**summary, "figures": {"other": {}}}))
-    with pytest.raises(InputError, match="otsu/summary.json is of another version"):
-        overview.main(replace(both, overwrite=True))
-    with pytest.raises(InputError, match=r"nowhere holds no results \(no summary.json\): run test_script.py"):
-        overview.main(replace(both, results=(tmp_path / "nowhere", settings.output)))
-    with pytest.raises(InputError, match="name the results folders"):
-        overview.main(replace(both, results=()))
-    assert table.equals(pd.read_csv(tmp_path / "overview" / "overview.csv", index_col=0))  # as it was
-
-
-def test_overview_of_results_that_are_called_alike(settings, tmp_path):
-    folders = tuple(tmp_path / name / "results" for name in ("one", "two"))
-    for folder, method in zip(folders, ("otsu", "background"), strict=True):
-        baselines.main(baselines.Settings(data=settings.data, method=method, output=folder, pictures=1))
-    both = overview.Settings(results=folders, output=tmp_path / "overview", images=9)
-    overview.main(both)
-    table = pd.read_csv(tmp_path / "overview" / "overview.csv", index_col=0)
-    assert table.index.tolist() == ["one/results", "two/results"] and table.Dice["one/results"] > 0.8
-    with pytest.raises(InputError, match="the same results folder is named twice"):
-        overview.main(replace(both, results=folders[:1] * 2, overwrite=True))
-    with pytest.raises(InputError, match="--images is 0: 1 or more is needed"):
-        overview.main(replace(both, images=0))
-
-
-def test_overview_needs_pictures(settings, tmp_path):
-    baselines.main(baselines.Settings(data=settings.data, output=tmp_path / "otsu", pictures=0))
-    with pytest.raises(InputError, match="no image in common: test with --pictures 3"):
-        overview.main(overview.Settings(results=(tmp_path / "otsu",), output=tmp_path / "overview"))
-    assert not (tmp_path / "overview").exists()
-
-
 def test_the_script_runs_by_its_path(settings, run_script_file):
     done = run_script_file(
         "GenSelfDiff/test/test_script.py", "--data", settings.data, "--run", settings.run, "--output", settings.output
     )
-    assert done.stdout.splitlines()[-1] == f"tables, pictures and label maps are in {settings.output}"
+    charts = {"confusion_matrix.png", "distribution.png", "reliability.png"}
+    assert {"report.html", "examples", "pictures", "label_maps", *charts} <= {f.name for f in settings.output.iterdir()}
+    assert done.stdout.splitlines()[-1] == f"report.html, tables, pictures and label maps are in {settings.output}"
