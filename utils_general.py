@@ -166,7 +166,7 @@ def list_images(folder: Path, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) ->
     return sorted((folder / name for name in image_names(folder, extensions)), key=natural_order)
 
 
-def _read(path: Path, wanted: str) -> Image.Image:
+def open_image(path: Path, wanted: str) -> Image.Image:
     """Open and decode an image file completely; `InputError` names a file that cannot be."""
     try:
         with Image.open(path) as image:
@@ -180,7 +180,7 @@ def _read(path: Path, wanted: str) -> Image.Image:
 
 def read_rgb(path: Path) -> np.ndarray:
     """Read an 8-bit image as RGB, uint8 (H, W, 3); grey, palette, CMYK and alpha images are converted."""
-    image = _read(path, "image")
+    image = open_image(path, "image")
     if image.mode[0] in "IF":
         raise InputError(f"image {path} has more than 8 bits a channel (mode {image.mode}): convert it to 8-bit RGB")
     return np.asarray(image.convert("RGB"))
@@ -188,7 +188,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
 def read_index_map(path: Path) -> np.ndarray:
     """Read a map of class indices or instance numbers, int32 (H, W), as stored: 1, 8 or 16 bit, palette or grey."""
-    image = _read(path, "label image")
+    image = open_image(path, "label image")
     array = np.asarray(image)
     if array.ndim != 2:
         raise InputError(f"label image {path} has {array.shape[2]} channels: one with an index in each pixel is wanted")
@@ -217,7 +217,7 @@ def save_figure(figure: Any, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
+        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight", pil_kwargs={"compress_level": 3})
     plt.close(figure)
 
 
@@ -238,6 +238,8 @@ class DataSet:
     """pixels between the corners of neighbouring patches"""
     seed: int
     """of the split"""
+    mpp: float | None = None
+    """micrometres a pixel; None where unknown, and in what was written before this was asked for"""
 
     @classmethod
     def read(cls, root: Path) -> "DataSet":

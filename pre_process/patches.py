@@ -20,6 +20,7 @@ from utils_general import (
     SPLIT_SEED,
     DataSet,
     InputError,
+    at_least,
     natural_order,
     read_index_map,
     read_rgb,
@@ -46,6 +47,8 @@ class PatchSettings:
     """pixels from one patch to the next"""
     border_windows: bool = False
     """add patches flush with the right and bottom border where the windows would leave a rest of the image unused"""
+    mpp: float | None = None
+    """micrometres a pixel of the images, where known: segment.py brings other images to this resolution"""
     overwrite: bool = False
     """replace the patches of an earlier run"""
 
@@ -55,6 +58,7 @@ class PatchSettings:
             raise InputError(f"--patch-size {self.patch_size}: the network wants a multiple of {SIDE_MULTIPLE}")
         if self.stride < 1:
             raise InputError(f"--stride {self.stride}: at least 1 pixel is wanted")
+        at_least(self, mpp=1e-3)
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,9 @@ def write_data_set(
         name: sorted(sources, key=lambda s: natural_order(s.file)) for name, sources in folders.items() if sources
     }
     name = settings.output.resolve().name
-    data_set = DataSet(name, protocol, classes, instances, settings.patch_size, settings.stride, SPLIT_SEED)
+    data_set = DataSet(
+        name, protocol, classes, instances, settings.patch_size, settings.stride, SPLIT_SEED, settings.mpp
+    )
     with replace_folder(settings.output, "dataset.json", settings.overwrite) as root:
         summary = _check(settings, classes, folders)
         with tqdm(total=int(summary.patches.sum()), desc="cutting", unit="patch", disable=None) as bar:

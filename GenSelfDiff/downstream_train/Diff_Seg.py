@@ -138,6 +138,7 @@ def main(settings: Settings) -> None:
     model = build_network(settings, len(classes))
     prepare_run(settings, devices)
     about = {"classes": classes, "data_set": patches.data_set.name, "patch_size": training.size}
+    about |= {"mpp": patches.data_set.mpp, "instances": patches.data_set.instances}
     Trainer(Segmentation(settings), model, settings, training, validation, devices, about).run()
 
 

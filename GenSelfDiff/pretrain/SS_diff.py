@@ -131,6 +131,7 @@ def main(settings: Settings) -> None:
     initialise(model, settings.initial_weights)
     stage = NoisePrediction(settings, training.size, devices.device)
     about = {"data_sets": [describe(f.data_set) for f in folders], "patch_size": training.size}
+    about["mpp"] = [f.data_set.mpp for f in folders]
     Trainer(stage, model, settings, training, validation, devices, about).run()
 
 

@@ -55,6 +55,8 @@ class Settings(PatchSettings):
     output: Path = MONUSEG
     patch_size: int = 256
     stride: int = 64
+    mpp: float | None = 0.25
+    """micrometres a pixel: MoNuSeg's images were scanned at 40x"""
 
 
 def read_outlines(file: Path) -> list[np.ndarray]:

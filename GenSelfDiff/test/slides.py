@@ -1,0 +1,310 @@
+"""Images of any kind and size as one thing, of which regions are read at the resolution that is wanted.
+
+Slides and tiled tif (svs, pyramids) are read by regions, by OpenSlide. Other images are decoded whole, by Pillow; large
+tif files without tiles are unpacked into a temporary file, by tifffile, so that they need no memory either.
+"""
+
+import contextlib
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openslide
+import tifffile
+from PIL import Image as PillowImage
+from scipy.ndimage import binary_dilation, uniform_filter
+
+from utils_general import IMAGE_EXTENSIONS, InputError, open_image
+
+EXTENSIONS = (*IMAGE_EXTENSIONS, ".svs", ".ndpi", ".scn", ".bif", ".mrxs")
+PLAUSIBLE = (0.02, 20.0)  # micrometres a pixel of a microscope; 72 or 300 dpi, written by programs unasked, are not
+DECODED_WHOLE = 2**27  # pixels; an image without tiles that is larger is not decoded in memory
+PIECE = 4096  # pixels of a side that are read at once where a whole slide is looked through
+TO_SLIDE = "convert it, e.g. with: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
+TO_8_BIT = "how they are to be scaled is not known here, convert it to 8-bit RGB"
+MICROMETRE = {"um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0, "mm": 1e3, "nm": 1e-3}
+
+
+class Source:
+    """An image of which regions can be read."""
+
+    path: Path
+    width: int
+    height: int
+    mpp: float | None
+    """micrometres a pixel, as far as the file says so"""
+    downsamples: tuple[float, ...] = (1.0,)
+    """of the levels of a pyramid, the first of which is the whole image"""
+    note: str = ""
+    """what was converted in reading, for the user"""
+
+    def level_size(self, level: int) -> tuple[int, int]:
+        """Width and height of a level."""
+        return self.width, self.height
+
+    def region(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
+        """Pixels of a level inside its bounds, uint8 (height, width, 3); `InputError` where they cannot be read."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let the file go."""
+
+
+class Picture(Source):
+    """An image that was decoded whole: `pixels` (H, W, 3), (H, W, 4) with opacity, or grey (H, W), uint8."""
+
+    def __init__(self, path: Path, pixels: np.ndarray, mpp: float | None, note: str = ""):
+        self.path, self.pixels, self.mpp, self.note = path, pixels, mpp, note
+        self.height, self.width = pixels.shape[:2]
+
+    def region(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
+        """See `Source`."""
+        return _on_white(self.pixels[top : top + height, left : left + width])
+
+
+class Slide(Source):
+    """A slide or tiled tif, read by regions; transparent and unscanned parts are white."""
+
+    def __init__(self, path: Path, mpp: float | None):
+        self.path = path
+        try:
+            self.slide = openslide.OpenSlide(path)
+        except openslide.OpenSlideError as error:
+            raise InputError(f"cannot read slide {path}: {error}; is the file complete?") from None
+        self.width, self.height = self.slide.dimensions
+        self.downsamples = self.slide.level_downsamples
+        own = (self.slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy")
+        own = [_plausible(float(value)) for value in own if value]
+        self.mpp = math.sqrt(own[0] * own[1]) if len(own) == 2 and all(own) else mpp
+
+    def level_size(self, level: int) -> tuple[int, int]:
+        """See `Source`."""
+        return self.slide.level_dimensions[level]
+
+    def region(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
+        """See `Source`."""
+        corner = (
+            round(left * self.width / self.level_size(level)[0]),
+            round(top * self.height / self.level_size(level)[1]),
+        )
+        try:
+            return _on_white(np.asarray(self.slide.read_region(corner, level, (width, height))))
+        except openslide.OpenSlideError as error:
+            where = f"level {level} at x {left}, y {top}"
+            raise InputError(f"cannot read slide {self.path}, {where}: {error}; is the file complete?") from None
+
+    def close(self) -> None:
+        """See `Source`."""
+        self.slide.close()
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    """Grey (H, W) or pixels with opacity (H, W, 4) as uint8 (H, W, 3), what is transparent white."""
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=-1)
+    if pixels.shape[-1] == 4 and (pixels[..., 3] < 255).any():
+        opacity = pixels[..., 3:] / np.float32(255)
+        return (pixels[..., :3] * opacity + 255 * (1 - opacity) + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def open_source(path: Path) -> Source:
+    """Open an image of any kind; `InputError` says in one line why that cannot be done."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not an image")
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if not start:
+        raise InputError(f"{path} is empty")
+    is_tif = start[:2] in (b"II", b"MM")
+    mpp = _check_tif(path) if is_tif else None
+    if _is_slide(path):
+        return Slide(path, mpp)
+    if path.suffix.lower() not in IMAGE_EXTENSIONS:
+        raise InputError(f"{path} is no slide that OpenSlide can read; is the file complete?")
+    return (_whole_tif(path, mpp) if is_tif else None) or _picture(path, mpp)
+
+
+def _is_slide(path: Path) -> bool:
+    try:
+        return openslide.OpenSlide.detect_format(path) is not None
+    except openslide.OpenSlideError as error:
+        raise InputError(f"cannot read slide {path}: {error}; is the file complete?") from None
+
+
+def _check_tif(path: Path) -> float | None:
+    """The micrometres a pixel that a tif says; `InputError` for a broken one and for more than 8 bits a channel."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            bits, complete = page.bitspersample, path.stat().st_size >= max(map(sum, _segments(page)), default=0)
+            mpp = _tif_mpp(file, page)
+    except Exception as error:  # a broken tif fails anywhere in tifffile, in many ways
+        raise InputError(f"cannot read image {path}: {error}; is the file complete?") from None
+    if bits > 8:
+        raise InputError(f"{path} has {bits} bits a channel: {TO_8_BIT}")
+    if not complete:
+        raise InputError(f"cannot read image {path}: it ends before its last pixels do; is the file complete?")
+    return mpp
+
+
+def _segments(page: tifffile.TiffPage) -> Iterator[tuple[int, int]]:
+    """Where the strips or tiles of a page begin, and how many bytes they have."""
+    return zip(page.dataoffsets, page.databytecounts, strict=True)
+
+
+def _tif_mpp(file: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
+    """From OME's or ImageJ's description, or from the resolution tags."""
+    if file.ome_metadata:
+        size = re.search(r'PhysicalSizeX="([^"]+)"', file.ome_metadata)
+        unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', file.ome_metadata)
+        return _plausible(float(size[1]) * MICROMETRE.get(unit[1] if unit else "µm", 0)) if size else None
+    if "XResolution" not in page.tags:
+        return None
+    pixels, units = page.tags["XResolution"].value
+    unit = page.tags["ResolutionUnit"].value if "ResolutionUnit" in page.tags else 2
+    micrometres = {2: 25_400.0, 3: 10_000.0}.get(int(unit), 0.0)
+    if file.imagej_metadata and "unit" in file.imagej_metadata:
+        micrometres = MICROMETRE.get(str(file.imagej_metadata["unit"]).lower(), 0.0)
+    return _plausible(micrometres * units / pixels) if pixels else None
+
+
+def _plausible(mpp: float) -> float | None:
+    return mpp if PLAUSIBLE[0] <= mpp <= PLAUSIBLE[1] else None
+
+
+def _whole_tif(path: Path, mpp: float | None) -> Picture | None:
+    """A large tif without tiles, unpacked into a temporary file; None for what Pillow reads."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            if page.imagewidth * page.imagelength <= DECODED_WHOLE:
+                return None
+            if page.dtype != np.uint8 or page.shape[2:] not in ((), (3,), (4,)) or page.photometric not in (1, 2):
+                raise ValueError(f"{page.photometric.name} {page.dtype} {page.shape}")
+            return Picture(path, page.asarray(out="memmap"), mpp)
+    except (ValueError, tifffile.TiffFileError) as error:
+        raise InputError(f"{path} is too large to be decoded at once ({error}): {TO_SLIDE}") from None
+
+
+def _picture(path: Path, mpp: float | None) -> Picture:
+    """An image that Pillow decodes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
+        with contextlib.suppress(OSError, SyntaxError), PillowImage.open(path) as image:
+            if image.width * image.height > DECODED_WHOLE:
+                raise InputError(f"{path} has {image.width}x{image.height} pixels, too many at once: {TO_SLIDE}")
+            if image.mode[0] in "IF" or any(";16" in str(tile.args) for tile in image.tile):
+                raise InputError(f"{path} has more than 8 bits a channel: {TO_8_BIT}")
+        image = open_image(path, "image")
+    dpi = image.info.get("dpi", (0, 0))[0]
+    if mpp is None and image.format != "TIFF" and dpi:
+        mpp = _plausible(25_400 / float(dpi))
+    note = {"1": "black and white", "L": "grey, not H&E in colour", "CMYK": "CMYK, colours are approximate"}.get(
+        image.mode, ""
+    )
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        image, note = image.convert("RGBA"), "has opacity: what is transparent is taken as white"
+    elif image.mode != "RGB":
+        image = image.convert("RGB")
+    return Picture(path, np.asarray(image), mpp, note)
+
+
+@dataclass(frozen=True)
+class View:
+    """An image at a working resolution of `width` x `height` pixels, read by regions."""
+
+    source: Source
+    width: int
+    height: int
+
+    @classmethod
+    def scaled(cls, source: Source, scale: float) -> "View":
+        """A pixel of the view is `scale` pixels of the image, but for rounding the view's size to whole pixels."""
+        return cls(source, max(1, round(source.width / scale)), max(1, round(source.height / scale)))
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Pixels of the image in one of the view, along x and y."""
+        return self.source.width / self.width, self.source.height / self.height
+
+    def read(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
+        """A region, uint8 (bottom - top, right - left, 3); beyond its borders the image is mirrored."""
+        xs, ys = mirrored(left, right, self.width), mirrored(top, bottom, self.height)
+        x, y = int(xs.min()), int(ys.min())
+        pixels = self._inside(x, y, int(xs.max()) + 1, int(ys.max()) + 1)
+        if left >= 0 and top >= 0 and right <= self.width and bottom <= self.height:
+            return pixels
+        return pixels[np.ix_(ys - y, xs - x)]
+
+    def _inside(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
+        """A region inside the image: the same pixels, but for rounding, whatever region they are read with.
+
+        (Pillow clips between its two passes, whose order depends on the size: a kernel that overshoots would not do.)
+        """
+        level = max(i for i, d in enumerate(self.source.downsamples) if i == 0 or d <= min(self.scale) * 1.001)
+        width, height = self.source.level_size(level)
+        if (width, height) == (self.width, self.height):
+            return self.source.region(level, left, top, right - left, bottom - top)
+        factors = width / self.width, height / self.height
+        margin = (
+            math.ceil(max(*factors, 1)) + 1
+        )  # so far looks the kernel, which averages where the image is made smaller
+        box = (left * factors[0], top * factors[1], right * factors[0], bottom * factors[1])
+        x, y = max(0, math.floor(box[0]) - margin), max(0, math.floor(box[1]) - margin)
+        w, h = min(width, math.ceil(box[2]) + margin) - x, min(height, math.ceil(box[3]) + margin) - y
+        pixels = PillowImage.fromarray(self.source.region(level, x, y, w, h))
+        box = (box[0] - x, box[1] - y, min(box[2] - x, w), min(box[3] - y, h))
+        size = (right - left, bottom - top)
+        return np.asarray(pixels.resize(size, PillowImage.Resampling.BILINEAR, box=box))
+
+
+def mirrored(start: int, stop: int, size: int) -> np.ndarray:
+    """Indices start..stop-1 of an axis of `size` pixels that goes on mirrored beyond both its ends."""
+    if size == 1:
+        return np.zeros(stop - start, int)
+    folded = np.arange(start, stop) % (2 * size - 2)
+    return np.minimum(folded, 2 * size - 2 - folded)
+
+
+def thumbnail(source: Source, longest: int) -> np.ndarray:
+    """The whole image with at most `longest` pixels a side, uint8 (H, W, 3); read piece by piece."""
+    view = View.scaled(source, max(1.0, max(source.width, source.height) / longest))
+    level = max(i for i, d in enumerate(source.downsamples) if i == 0 or d <= min(view.scale) * 1.001)
+    piece = max(1, int(PIECE / max(1.0, view.scale[0] / source.downsamples[level])))
+    picture = np.zeros((view.height, view.width, 3), np.uint8)
+    for top in range(0, view.height, piece):
+        for left in range(0, view.width, piece):
+            bottom, right = min(top + piece, view.height), min(left + piece, view.width)
+            picture[top:bottom, left:right] = view.read(left, top, right, bottom)
+    return picture
+
+
+class Tissue:
+    """Where an image shows tissue, from its thumbnail uint8 (H, W, 3), with a rim two pixels of the thumbnail wide.
+
+    Glass, and what was not scanned, is white, grey or black: its channels are alike. Stained tissue has a colour: its
+    channels differ by more than `threshold` (of 0 to 1) on average over 3 x 3 pixels.
+    """
+
+    def __init__(self, view: View, picture: np.ndarray, threshold: float):
+        colour = picture.max(-1).astype(np.float32) - picture.min(-1)
+        self.mask = binary_dilation(uniform_filter(colour, 3) > 255 * threshold, iterations=2)
+        self.scale = picture.shape[1] / view.width, picture.shape[0] / view.height
+        self.sums = np.pad(self.mask.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+
+    def inside(self, xs: np.ndarray, ys: np.ndarray, size: int) -> np.ndarray:
+        """Whether there is tissue in the squares of `size` pixels of the view at (x, y): (len(ys), len(xs))."""
+        (left, right), (top, bottom) = (
+            (np.clip(np.floor(a * s), 0, n).astype(int), np.clip(np.ceil((a + size) * s), 0, n).astype(int))
+            for a, s, n in zip((xs, ys), self.scale, self.mask.shape[::-1], strict=True)
+        )
+        tops, bottoms = self.sums[top], self.sums[bottom]
+        return bottoms[:, right] - bottoms[:, left] - tops[:, right] + tops[:, left] > 0
