@@ -215,7 +215,7 @@ def class_instance_counts(image: Image, classes: int) -> np.ndarray:
     """`INSTANCE_COUNTS` of each class without background (C - 1, 13): only objects of one class are compared."""
     return np.stack([
         instance_counts(
-            of_class(image.true_instances, image.truth, c), of_class(image.instances, image.prediction, c)
+            of_class(image.true_instances, image.truth, c), of_class(image.instances, image.prediction, c), checked=True
         )
         for c in range(1, classes)
     ])  # fmt: skip

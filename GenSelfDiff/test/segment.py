@@ -7,11 +7,13 @@ the image. Started again, it goes on where it stopped. An image that cannot be r
 the exit code is then 3.
 """
 
+import glob
 import hashlib
 import shutil
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,10 @@ from utils_general import (
 )
 
 MARKER, SUMMARY, STATE = "settings.json", "summary.csv", ".unfinished"
-MAY_CHANGE = {"device", "batch_size", "overwrite"}  # when a run is continued
+# Of the files of an image, behind its name
+ENDINGS = (".geojson", "_objects.csv", *(f"_{kind}.*" for kind in ("classes", "instances", "overlay", "probability_*")))
+# When a run is continued; the network is known by its weights, whatever its name or path.
+MAY_CHANGE = {"device", "batch_size", "overwrite", "output", "run"}
 SOME_FAILED = 3  # exit code
 DIFFERENT = 1.2  # factor between resolutions from which on a network may see what it was not trained for
 
@@ -110,7 +115,8 @@ def find_images(images: Path) -> dict[str, Path]:
         raise InputError(f"{images} does not exist: --images wants a folder of images, or one image")
     files = list_images(images, EXTENSIONS) if images.is_dir() else [images]
     stems = Counter(file.stem for file in files)
-    return {file.stem if stems[file.stem] == 1 else file.name: file for file in files}
+    names = {file.stem if stems[file.stem] == 1 else file.name: file for file in files}
+    return names if len(names) == len(files) else {file.name: file for file in files}
 
 
 def open_output(settings: Settings, resolved: dict[str, Any]) -> list[dict[str, Any]]:
@@ -130,7 +136,7 @@ def open_output(settings: Settings, resolved: dict[str, Any]) -> list[dict[str, 
                 f"{folder} holds results with other settings: {', '.join(changed)} ({changed[0]} was "
                 f"{before.get(changed[0])}, now {resolved[changed[0]]}); use those, --overwrite or another --output"
             )
-        shutil.rmtree(folder)
+        remove_results(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / MARKER, resolved)
     return []
@@ -142,6 +148,26 @@ def finished(path: Path) -> list[dict[str, Any]]:
         return []
     rows = pd.read_csv(path, dtype={"image": str, "error": str, "note": str})
     return rows[rows.error.isna()].to_dict("records")
+
+
+def remove_results(folder: Path) -> None:
+    """Remove what this script wrote into a folder, and nothing else that is there."""
+    for row in finished(folder / SUMMARY):
+        for base in {row["image"], Path(row["image"]).stem}:
+            for ending in ENDINGS:
+                for file in folder.glob(glob.escape(base) + ending):
+                    file.unlink()
+    shutil.rmtree(folder / STATE, ignore_errors=True)
+    (folder / SUMMARY).unlink(missing_ok=True)
+
+
+def stamp(file: Path) -> dict[str, Any]:
+    """What tells that a file is still the one that was segmented."""
+    try:
+        about = file.stat()
+    except OSError:  # it will be named as one that cannot be read
+        return {"bytes": 0, "modified": ""}
+    return {"bytes": about.st_size, "modified": datetime.fromtimestamp(about.st_mtime).isoformat()}
 
 
 def main(settings: Settings) -> None:
@@ -158,30 +184,36 @@ def main(settings: Settings) -> None:
         "checkpoint": digest,
         "classes": network.classes,
     }
-    rows = open_output(settings, resolved)
+    stamps = {file.name: stamp(file) for file in images.values()}
+    rows = [row for row in open_output(settings, resolved) if same(row, stamps.get(row["image"]))]
     done = {row["image"] for row in rows}
     for name, file in tqdm(images.items(), "images", disable=None):
         if file.name in done:
             continue
-        about = file.lstat()  # what was begun is of this file, not of another that was put in its place
-        state = settings.output / STATE / f"{name}_{about.st_size}_{about.st_mtime_ns}"
+        about = stamps[file.name]
+        state = settings.output / STATE / f"{name}_{about['bytes']}_{about['modified'].replace(':', '')}"
         try:
             row = segment_image(file, str(settings.output / name), state, network, settings)
         except InputError as error:
             row = {"error": str(error)}
             tqdm.write(f"failed: {error}")
-        rows.append({"image": file.name, **row})
+        rows.append({"image": file.name, **about, **row})
         with replace_file(settings.output / SUMMARY) as temporary:
             table(rows).to_csv(temporary, index=False, float_format="%.6g")
     shutil.rmtree(settings.output / STATE, ignore_errors=True)
     report(settings, table(rows), len(done))
 
 
+def same(row: dict[str, Any], about: dict[str, Any] | None) -> bool:
+    """Whether a row of the summary is of an image as it is now; an image that has gone keeps its row."""
+    return about is None or (row.get("bytes"), row.get("modified")) == (about["bytes"], about["modified"])
+
+
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The summary, a row an image; what an image failed of is in the last column."""
     columns = dict.fromkeys(name for row in rows for name in row if name != "error")
     summary = pd.DataFrame(rows).reindex(columns=[*columns, "error"])
-    return summary.astype({name: "Int64" for name in ("width", "height", "objects") if name in summary})
+    return summary.astype({name: "Int64" for name in ("bytes", "width", "height", "objects") if name in summary})
 
 
 def report(settings: Settings, summary: pd.DataFrame, done_before: int) -> None:

@@ -75,7 +75,11 @@ class Slide(Source):
             self.slide = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
             raise InputError(f"cannot read slide {path}: {error}; is the file complete?") from None
-        self.width, self.height = self.slide.dimensions
+        # Some formats have a large empty surround, and say where the slide is in it: that is what QuPath opens, too.
+        whole = {"x": 0, "y": 0, "width": self.slide.dimensions[0], "height": self.slide.dimensions[1]}
+        bounds = [int(self.slide.properties.get(f"openslide.bounds-{name}", whole[name])) for name in whole]
+        self.left, self.top, self.width, self.height = bounds
+        self.bounded = bounds != list(whole.values())
         self.downsamples = self.slide.level_downsamples
         own = (self.slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy")
         own = [_plausible(float(value)) for value in own if value]
@@ -83,13 +87,15 @@ class Slide(Source):
 
     def level_size(self, level: int) -> tuple[int, int]:
         """See `Source`."""
-        return self.slide.level_dimensions[level]
+        if not self.bounded:
+            return self.slide.level_dimensions[level]
+        return tuple(max(1, int(side / self.downsamples[level])) for side in (self.width, self.height))
 
     def region(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
         """See `Source`."""
         corner = (
-            round(left * self.width / self.level_size(level)[0]),
-            round(top * self.height / self.level_size(level)[1]),
+            self.left + round(left * self.width / self.level_size(level)[0]),
+            self.top + round(top * self.height / self.level_size(level)[1]),
         )
         try:
             return _on_white(np.asarray(self.slide.read_region(corner, level, (width, height))))
@@ -144,7 +150,8 @@ def _check_tif(path: Path) -> float | None:
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
-            bits, complete = page.bitspersample, path.stat().st_size >= max(map(sum, _segments(page)), default=0)
+            bits = int(np.max(page.bitspersample))  # a number for each channel where they differ
+            complete = path.stat().st_size >= max(map(sum, _segments(page)), default=0)
             mpp = _tif_mpp(file, page)
     except Exception as error:  # a broken tif fails anywhere in tifffile, in many ways
         raise InputError(f"cannot read image {path}: {error}; is the file complete?") from None
@@ -194,11 +201,19 @@ def _whole_tif(path: Path, mpp: float | None) -> Picture | None:
         raise InputError(f"{path} is too large to be decoded at once ({error}): {TO_SLIDE}") from None
 
 
+def _opened(path: Path) -> PillowImage.Image:
+    """Not decoded yet; `InputError` for more pixels than Pillow dares to."""
+    try:
+        return PillowImage.open(path)
+    except PillowImage.DecompressionBombError:
+        raise InputError(f"{path} has too many pixels to be decoded at once: {TO_SLIDE}") from None
+
+
 def _picture(path: Path, mpp: float | None) -> Picture:
     """An image that Pillow decodes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
-        with contextlib.suppress(OSError, SyntaxError), PillowImage.open(path) as image:
+        with contextlib.suppress(OSError, SyntaxError, ValueError), _opened(path) as image:
             if image.width * image.height > DECODED_WHOLE:
                 raise InputError(f"{path} has {image.width}x{image.height} pixels, too many at once: {TO_SLIDE}")
             if image.mode[0] in "IF" or any(";16" in str(tile.args) for tile in image.tile):

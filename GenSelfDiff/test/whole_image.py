@@ -19,6 +19,7 @@ from GenSelfDiff.test.sliding import Blocks, Box, Predictor, Wanted, Windows, pr
 from utils_general import InputError
 
 SAME = 1.05  # resolutions that differ by less are the same: resampling would only blur
+NO_TISSUE = "no tissue was found, nothing was looked at: lower --tissue (0 looks everywhere)"
 MASK = 2048  # pixels of the longer side of the thumbnail that tissue is looked for in
 
 
@@ -65,7 +66,8 @@ def segment_image(path: Path, base: str, state: Path, network: Network, settings
         mpp = source.mpp or settings.image_mpp
         view = View.scaled(source, scale_of(path, mpp, network.mpp, settings.mpp))
         blocks = Blocks(state, view.height, view.width, settings.block_size)
-        _infer(source, view, blocks, network, settings)
+        wanted, looked_at = _wanted(source, view, settings)
+        _infer(view, blocks, network, Windows(network.window, settings.overlap), wanted, path.name)
         bar = tqdm(total=3 * len(blocks), desc="objects", unit="block", leave=False, disable=None, delay=1)
         with bar:
             label_blocks(blocks, network.instances, settings, bar.update)
@@ -84,9 +86,10 @@ def segment_image(path: Path, base: str, state: Path, network: Network, settings
         "height": source.height,
         "mpp": mpp,
         "objects": len(objects),
+        "share looked at": looked_at,
         **{f"area share: {name}": share for name, share in zip(network.classes[1:], shares[1:], strict=True)},
         "seconds": round(time.monotonic() - began, 1),
-        "note": source.note or None,
+        "note": (source.note if looked_at else NO_TISSUE) or None,
     }
 
 
@@ -100,15 +103,13 @@ def scale_of(path: Path, own: float | None, trained: float | None, wanted: float
     return working / own
 
 
-def _infer(source: Source, view: View, blocks: Blocks, network: Network, settings: WholeImageSettings) -> None:
+def _infer(view: View, blocks: Blocks, network: Network, windows: Windows, wanted: Wanted, name: str) -> None:
     """Class map and probabilities (255 for 1) of every block that is not there yet."""
-    windows = Windows(network.window, settings.overlap)
     to_do = [block for block in range(len(blocks)) if not blocks.has("classes", block)]
     if not to_do:
         return
-    wanted = _wanted(source, view, settings)
     number = sum(int(_count(blocks.box(block), view, windows, wanted)) for block in to_do)
-    with tqdm(total=number, desc=source.path.name, unit="window", leave=False, disable=None, delay=1) as bar:
+    with tqdm(total=number, desc=name, unit="window", leave=False, disable=None, delay=1) as bar:
         for block in to_do:
             box = blocks.box(block)
             probabilities = predict_box(
@@ -118,11 +119,12 @@ def _infer(source: Source, view: View, blocks: Blocks, network: Network, setting
             blocks.write("classes", block, classes=probabilities.argmax(0).astype(np.uint8), **maps)
 
 
-def _wanted(source: Source, view: View, settings: WholeImageSettings) -> Wanted:
-    """Which windows show something: all, or in large images those with tissue."""
+def _wanted(source: Source, view: View, settings: WholeImageSettings) -> tuple[Wanted, float]:
+    """Which windows show something: all, or in large images those with tissue, whose share of the image it says."""
     if settings.tissue and source.width * source.height > LARGE:
-        return Tissue(view, thumbnail(source, MASK), settings.tissue).inside
-    return lambda xs, ys, _size: np.ones((len(ys), len(xs)), bool)
+        tissue = Tissue(view, thumbnail(source, MASK), settings.tissue)
+        return tissue.inside, float(tissue.mask.mean())
+    return lambda xs, ys, _size: np.ones((len(ys), len(xs)), bool), 1.0
 
 
 def _count(box: Box, view: View, windows: Windows, wanted: Wanted) -> int:

@@ -3,7 +3,13 @@ import math
 import numpy as np
 import pytest
 
-from GenSelfDiff.test.instance_metrics import INSTANCE_FIGURES, instance_counts, instance_figures, object_distances
+from GenSelfDiff.test.instance_metrics import (
+    INSTANCE_COUNTS,
+    INSTANCE_FIGURES,
+    instance_counts,
+    instance_figures,
+    object_distances,
+)
 
 
 def instance_metrics(truth, prediction):
@@ -112,6 +118,7 @@ def test_what_is_no_instance_map_is_refused(wrong):
     for pair in ((empty, wrong), (wrong, empty)):
         with pytest.raises(ValueError, match="is no instance map"):
             instance_counts(*pair)
+    assert len(instance_counts(NUCLEI, NUCLEI, checked=True)) == len(INSTANCE_COUNTS)
 
 
 def test_an_object_in_pieces_is_none_the_less_an_instance():

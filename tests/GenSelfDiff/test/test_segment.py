@@ -223,7 +223,10 @@ def test_other_settings_are_refused_by_name(settings):
     with pytest.raises(InputError, match=r"other settings: overlap \(overlap was 0.5, now 0.25\).*--overwrite"):
         segment.main(replace(settings, overlap=0.25))
     segment.main(replace(settings, batch_size=3))  # changes nothing that is computed
+    (settings.output / "a_classes_corrected.png").touch()  # by the user
+    (settings.output / "project.qpproj").touch()
     segment.main(replace(settings, overlap=0.25, overwrite=True))
+    assert {"a_classes_corrected.png", "project.qpproj"} <= {f.name for f in settings.output.iterdir()}
     assert json.loads((settings.output / "settings.json").read_text())["overlap"] == 0.25
 
 
@@ -269,6 +272,35 @@ def test_images_of_one_name_do_not_overwrite_each_other(settings):
     Image.fromarray(tissue(30, 30)[0]).save(settings.images / "b.bmp")
     segment.main(settings)
     assert {"b.bmp_classes.png", "b.png_classes.png", "a_classes.png"} <= {f.name for f in settings.output.iterdir()}
+    Image.fromarray(tissue(30, 30)[0]).save(settings.images / "b.png.bmp")
+    assert sorted(segment.find_images(settings.images)) == ["a.tif", "b.bmp", "b.png", "b.png.bmp"]
+
+
+def test_an_image_that_was_replaced_is_done_again(settings, capsys):
+    segment.main(settings)
+    Image.fromarray(tissue(40, 50)[0]).save(settings.images / "b.png")
+    capsys.readouterr()
+    segment.main(settings)
+    assert "2 images" in (said := capsys.readouterr().out) and "1 were done before" in said
+    summary = pd.read_csv(settings.output / "summary.csv", index_col="image")
+    assert summary.width["b.png"] == 50 and read_index_map(settings.output / "b_classes.png").shape == (40, 50)
+
+
+def test_results_that_were_moved_go_on(settings, capsys):
+    segment.main(settings)
+    moved = settings.output.rename(settings.output.with_name("moved"))
+    segment.main(replace(settings, output=moved))
+    assert "2 were done before" in capsys.readouterr().out
+
+
+def test_where_no_tissue_is_seen_it_is_said(settings, monkeypatch, capsys):
+    monkeypatch.setattr(whole_image, "LARGE", 100)
+    grey = tissue(64, 64)[0].mean(-1).astype(np.uint8)
+    Image.fromarray(np.repeat(grey[..., None], 3, -1)).save(settings.images / "b.png")
+    segment.main(settings)
+    assert "b.png: no tissue was found, nothing was looked at: lower --tissue" in capsys.readouterr().out
+    looked_at = pd.read_csv(settings.output / "summary.csv", index_col="image")["share looked at"]
+    assert looked_at["b.png"] == 0 and looked_at["a.tif"] > 0.9
 
 
 def trained_at(settings, monkeypatch, mpp):

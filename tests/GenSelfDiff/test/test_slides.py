@@ -3,6 +3,7 @@
 import zipfile
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from PIL import Image
@@ -174,6 +175,26 @@ def test_a_slide_without_its_smaller_levels_is_read_from_the_largest(tmp_path):
     write_pyramid(tmp_path / "alone.tif", smooth(512, 640), (1,))
     whole, alone = (thumbnail(open_source(tmp_path / f"{n}.tif"), 80).astype(int) for n in ("whole", "alone"))
     assert whole.shape == (64, 80, 3) and np.abs(whole - alone).max() <= 4
+
+
+def test_a_slide_in_an_empty_surround_is_what_qupath_opens(tmp_path, monkeypatch):
+    pixels = smooth(200, 300)
+    write_pyramid(tmp_path / "a.tif", pixels)
+    bounds = {"x": "40", "y": "64", "width": "128", "height": "96"}
+    properties = {f"openslide.bounds-{name}": value for name, value in bounds.items()}
+    monkeypatch.setattr(openslide.OpenSlide, "properties", properties)
+    source = open_source(tmp_path / "a.tif")
+    assert (source.width, source.height) == (128, 96)
+    assert (source.region(0, 8, 16, 30, 20) == pixels[80:100, 48:78]).all()
+    assert source.level_size(1) == (32, 24) and source.region(1, 0, 0, 32, 24).shape == (24, 32, 3)
+    assert np.abs(source.region(1, 0, 0, 32, 24).mean() - pixels[64:160, 40:168].mean()) < 3
+
+
+def test_more_pixels_than_pillow_dares_to_is_one_clear_line(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((90, 90, 3), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    with pytest.raises(InputError, match=r"a.png has too many pixels .* vips"):
+        open_source(tmp_path / "a.png")
 
 
 def test_a_broken_tile_is_one_clear_line(tmp_path):
