@@ -7,13 +7,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from GenSelfDiff.test import tables
+
 
 def markdown(table: pd.DataFrame, digits: int = 4) -> str:
     """The table with numbers of so many significant digits; empty where a row has no such figure."""
     known = table.astype(object).where(table.notna(), "")
     cells = known.map(lambda c: f"{c:.{digits}g}" if isinstance(c, float) else str(c))
-    rows = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)], *cells.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return tables.markdown(cells.set_index(table.columns[0]))
 
 
 def machine(device: str) -> str:

@@ -5,6 +5,7 @@ tif files without tiles are unpacked into a temporary file, by tifffile, so that
 """
 
 import contextlib
+import logging
 import math
 import re
 import warnings
@@ -27,6 +28,9 @@ PIECE = 4096  # pixels of a side that are read at once where a whole slide is lo
 TO_SLIDE = "convert it, e.g. with: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 TO_8_BIT = "how they are to be scaled is not known here, convert it to 8-bit RGB"
 MICROMETRE = {"um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0, "mm": 1e3, "nm": 1e-3}
+
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said here, in one line
 
 
 class Source:
@@ -153,8 +157,8 @@ def _check_tif(path: Path) -> float | None:
             bits = int(np.max(page.bitspersample))  # a number for each channel where they differ
             complete = path.stat().st_size >= max(map(sum, _segments(page)), default=0)
             mpp = _tif_mpp(file, page)
-    except Exception as error:  # a broken tif fails anywhere in tifffile, in many ways
-        raise InputError(f"cannot read image {path}: {error}; is the file complete?") from None
+    except Exception:  # a broken tif fails anywhere in tifffile, in many ways and words
+        raise InputError(f"cannot read image {path}: its parts are not where it says; is the file complete?") from None
     if bits > 8:
         raise InputError(f"{path} has {bits} bits a channel: {TO_8_BIT}")
     if not complete:
