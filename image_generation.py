@@ -17,7 +17,7 @@ from GenSelfDiff import checkpoint
 from GenSelfDiff.data import PRETRAINING_RANGE, to_image
 from GenSelfDiff.devices import Devices, InPrecision, Precision, check_precision, set_up_alone
 from GenSelfDiff.diffusion import GaussianDiffusion, Sampler, SamplerName
-from GenSelfDiff.test.image_distance import compare, read_images, real_patches
+from GenSelfDiff.synthesis.image_distance import compare, read_images, real_patches
 from GenSelfDiff.training import plain
 from utils_general import (
     GENERATED,

@@ -19,8 +19,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from benchmarks.grid import GridSettings, folder_name, run, run_all, write_table
+from GenSelfDiff.comparison.statistics import Result
 from GenSelfDiff.data import Patches, labelled_folder
-from GenSelfDiff.test.comparison import Result
 from utils_general import MONUSEG, ROOT, InputError, at_least, replace_file, run_script, save_figure
 
 BATCH = 8

@@ -23,10 +23,10 @@ from scipy.spatial.distance import directed_hausdorff
 
 from benchmarks.grid import write_table
 from benchmarks.tables import machine
-from GenSelfDiff.test.evaluation import mask_figures
-from GenSelfDiff.test.instance_metrics import instance_counts, instance_figures
-from GenSelfDiff.test.instances import InstanceSettings, to_instances
-from GenSelfDiff.test.metrics import confusion_matrix, published_metrics
+from GenSelfDiff.evaluation.evaluate import mask_figures
+from GenSelfDiff.evaluation.instance_metrics import instance_counts, instance_figures
+from GenSelfDiff.evaluation.pixel_metrics import confusion_matrix, published_metrics
+from GenSelfDiff.instances import InstanceSettings, to_instances
 from utils_general import ROOT, InputError, at_least, replace_folder, run_script
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from GenSelfDiff.test import tables
+from GenSelfDiff.report import tables
 
 
 def markdown(table: pd.DataFrame, digits: int = 4) -> str:

@@ -15,8 +15,8 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2hed
 from skimage.filters import threshold_otsu
 
-from GenSelfDiff.test.evaluation import patches_to_test
-from GenSelfDiff.test.report import Method, ReportSettings, run_test
+from GenSelfDiff.evaluation.evaluate import patches_to_test
+from GenSelfDiff.report.results import Method, ReportSettings, run_test
 from utils_general import RESULTS, at_least, run_script
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from GenSelfDiff.test import comparison
-from GenSelfDiff.test.comparison import DISTANCES, FEWEST, NOT_TOLD, FigureName
-from GenSelfDiff.test.comparison_pictures import draw_comparison, draw_crops, pictured
-from GenSelfDiff.test.tables import latex, markdown
+from GenSelfDiff.comparison import statistics as comparison
+from GenSelfDiff.comparison.pictures import draw_comparison, draw_crops, pictured
+from GenSelfDiff.comparison.statistics import DISTANCES, FEWEST, NOT_TOLD, FigureName
+from GenSelfDiff.report.tables import latex, markdown
 from utils_general import RESULTS, InputError, at_least, replace_folder, run_script
 
 FEW = 20  # images; with fewer the bootstrap's intervals are too narrow

@@ -27,10 +27,10 @@ from tqdm import tqdm
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
-from GenSelfDiff.test.slides import EXTENSIONS
-from GenSelfDiff.test.sliding import Averaging, averaged
-from GenSelfDiff.test.whole_image import Network, WholeImageSettings, segment_image
 from GenSelfDiff.training import plain
+from GenSelfDiff.whole_image.pipeline import Network, WholeImageSettings, segment_image
+from GenSelfDiff.whole_image.slides import EXTENSIONS
+from GenSelfDiff.whole_image.windows import Averaging, averaged
 from utils_general import (
     RESULTS,
     SIDE_MULTIPLE,

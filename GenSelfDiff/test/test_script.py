@@ -18,9 +18,9 @@ import torch
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
-from GenSelfDiff.test.evaluation import patches_to_test
-from GenSelfDiff.test.report import Method, ReportSettings, run_test
-from GenSelfDiff.test.stages import training_stages
+from GenSelfDiff.evaluation.evaluate import patches_to_test
+from GenSelfDiff.report.results import Method, ReportSettings, run_test
+from GenSelfDiff.report.training_record import training_stages
 from utils_general import RESULTS, SIDE_MULTIPLE, InputError, at_least, run_script
 
 

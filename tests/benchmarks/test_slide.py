@@ -5,8 +5,8 @@ from PIL import Image
 
 from benchmarks import slide
 from GenSelfDiff import checkpoint
-from GenSelfDiff.test.slides import Slide, open_source
 from GenSelfDiff.unet import SegNet
+from GenSelfDiff.whole_image.slides import Slide, open_source
 
 pytest.importorskip("imagecodecs", reason="imagecodecs, of requirements-bench.txt, writes JPEG tiles")
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from GenSelfDiff import checkpoint
+from GenSelfDiff.instances import to_instances
 from GenSelfDiff.test import baselines, test_script
-from GenSelfDiff.test.instances import to_instances
 from GenSelfDiff.unet import DiffusionNet, SegNet
 from utils_general import InputError, read_index_map, read_rgb
 

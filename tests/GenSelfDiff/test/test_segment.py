@@ -14,11 +14,13 @@ from shapely.geometry import shape
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.downstream_train import Diff_Seg
-from GenSelfDiff.test import maps, segment, whole_image
-from GenSelfDiff.test.instances import to_instances
-from GenSelfDiff.test.slides import open_source
+from GenSelfDiff.instances import to_instances
+from GenSelfDiff.test import segment
 from GenSelfDiff.unet import SegNet
-from tests.GenSelfDiff.test.test_slides import BROKEN
+from GenSelfDiff.whole_image import map_files as maps
+from GenSelfDiff.whole_image import pipeline as whole_image
+from GenSelfDiff.whole_image.slides import open_source
+from tests.GenSelfDiff.whole_image.test_slides import BROKEN
 from utils_general import InputError, read_index_map, read_rgb
 
 CONTENT = {

@@ -1,0 +1,201 @@
+"""The report of a test as one page that opens anywhere: no script, nothing loaded, all pictures inside."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from GenSelfDiff.data import Patches
+from GenSelfDiff.evaluation.evaluate import BY_IMAGE, BY_INSTANCE, Figures
+from GenSelfDiff.evaluation.pixel_metrics import ABSENT_CLASSES
+from GenSelfDiff.report import charts, pictures
+from GenSelfDiff.report.examples import RANKED_BY, Example
+from GenSelfDiff.report.table_files import NOTHING, groups, is_distance, shown
+from GenSelfDiff.report.training_record import Stage
+from utils_general import replace_file
+
+TEMPLATE = "report.html.jinja"
+MOST_ROWS = 200  # images listed in the page; images.csv has all
+HEADLINES = {  # what is told first, by how class maps become objects: those of nuclei, and those of glands
+    "watershed": ("Dice", "Jaccard", "AJI", "PQ", "object F1", "HD95 (px)"),
+    "components": ("Dice", "Jaccard", "object F1", "object Dice", "object Hausdorff (px)", "HD95 (px)"),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the report tells."""
+
+    name: str
+    """of what was tested"""
+    figures: Figures
+    patches: Patches
+    settings: dict[str, Any]
+    """of the test"""
+    stages: list[Stage]
+    """how it was trained, as far as that is known"""
+    seconds: Counter
+    """of the test: in "all", and of these for the "network" and for "pictures" """
+
+
+def write_page(path: Path, facts: Facts, examples: list[Example]) -> None:
+    """Write the page. Every name in it is escaped by the template."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "shown": lambda value, name: shown(name, value),
+        "brief": lambda value, name: brief(name, value),
+        "text": text,
+    }
+    page = environment.get_template(TEMPLATE).render(
+        facts=facts,
+        figures=facts.figures,
+        data_set=facts.patches.data_set,
+        examples=examples,
+        colours=_colours(facts.figures.classes),
+        costs=costs(facts),
+        settings={"test": facts.settings, **{stage.name: stage.settings for stage in facts.stages if stage.settings}},
+        **_tables(facts.figures),
+        **_charts(facts),
+    )
+    with replace_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _tables(figures: Figures) -> dict[str, Any]:
+    """The figures as the template wants them."""
+    table, images = figures.table(), figures.images
+    return {
+        "splits": list(figures.matrices),
+        "headlines": headlines(figures, table),
+        "tables": [(*averaging.partition(": ")[::2], group) for averaging, group in groups(table).items()],
+        "absent_classes": ABSENT_CLASSES,
+        "images": images.sort_values(RANKED_BY, na_position="last", kind="stable").head(MOST_ROWS),
+        "image_figures": [name for name in images if name not in ("source", "split") and ":" not in name],
+        "ranked_by": RANKED_BY,
+        "matrix": (matrix := sum(figures.matrices.values())),
+        "shares": charts.shares(matrix),
+    }
+
+
+def headlines(figures: Figures, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The first figures that a reader wants: name, mean over images, lowest and highest, and the mean of each split."""
+    told = []
+    for name in HEADLINES[figures.method]:
+        row = table.loc[(BY_IMAGE, name)] if (BY_IMAGE, name) in table.index else table.loc[(BY_INSTANCE, name)]
+        values = figures.images[name]
+        told.append({
+            "name": name,
+            "mean": row.iloc[-1],  # of all splits, or of the only one
+            "range": (values.min(), values.max()),
+            "splits": row.iloc[:-1].to_dict(),
+        })  # fmt: skip
+    return told
+
+
+def _charts(facts: Facts) -> dict[str, Any]:
+    """The charts as elements of the page."""
+    images, calibration = facts.figures.images, facts.figures.calibration
+    curves = [(stage, panel) for stage in facts.stages for panel in charts.curves(stage)]
+    panels = {
+        "distribution": [
+            (panel, "Figures of each image; the table of images below has the numbers")
+            for panel in charts.distribution(images)
+        ],
+        "reliability": [
+            (panel, "Confidence of the network; the text beside sums it up")
+            for panel in charts.reliability(calibration)
+        ],
+        "curves": [(panel, f"Curve of the {stage.name} over its epochs") for stage, panel in curves],
+    }
+    svgs = {
+        kind: [charts.to_svg(panel, f"{kind}{k}", words) for k, (panel, words) in enumerate(described)]
+        for kind, described in panels.items()
+    }
+    return {"charts": svgs, "calibration_error": charts.calibration_error(calibration)}
+
+
+def _colours(classes: list[str]) -> dict[str, dict[str, str]]:
+    """Colours for the legends, as CSS wants them."""
+    of_class = {name: pictures.colours(np.array(c)) for c, name in enumerate(classes) if c}
+    return {
+        kind: {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in group.items()}
+        for kind, group in (("classes", of_class), ("errors", pictures.ERRORS))
+    }
+
+
+def brief(name: str, value: float) -> str:
+    """A figure where it is told in passing: a digit less than in a table."""
+    if pd.isna(value):
+        return NOTHING
+    return f"{value:.1f}" if is_distance(name) else f"{value:.3f}"
+
+
+# --- what it cost ---
+
+
+def costs(facts: Facts) -> dict[str, dict[str, str]]:
+    """A column a stage and one for the test: what each took, and on what; rows that say nothing are left out."""
+    columns = {stage.name: _cost_of_training(stage) for stage in facts.stages}
+    columns["test"] = _cost_of_test(facts)
+    rows = list(dict.fromkeys(row for column in columns.values() for row in column))
+    return {row: {name: column.get(row, NOTHING) for name, column in columns.items()} for row in rows}
+
+
+def _cost_of_training(stage: Stage) -> dict[str, str]:
+    settings = {"computed on": "device", "batch size": "batch_size", "precision": "precision"}
+    cost = {row: text(stage.settings[name]) for row, name in settings.items() if name in stage.settings}
+    if stage.history is not None:
+        seconds = stage.history.seconds
+        cost |= {
+            "epochs": f"{len(seconds)}",
+            "an epoch, median": duration(seconds.median()),
+            "in all, without validation": duration(seconds.sum()),
+        }
+    return {"run": stage.run, **cost}
+
+
+def _cost_of_test(facts: Facts) -> dict[str, str]:
+    number = len(facts.figures.images)
+    evaluation = facts.seconds["all"] - facts.seconds["pictures"]
+    cost = {
+        "an image, prediction": duration(facts.seconds["network"] / number),
+        "an image, with its figures": duration(evaluation / number),
+    }
+    settings = {
+        "computed on": "computed on",
+        "batch size": "batch_size",
+        "precision": "precision",
+        "parameters of the network": "parameters",
+    }
+    return cost | {row: text(facts.settings[name]) for row, name in settings.items() if name in facts.settings}
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "0.42 s", "12 s", "5 min 03 s", "2 h 07 min"."""
+    if seconds < 59.5:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def text(value: Any) -> str:
+    """A setting in words."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(text, value))
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,190 @@
+"""The objects of a whole image of any size: found block by block, joined over the blocks' borders.
+
+Every block is labelled together with a margin that it shares with its neighbours. What two blocks say of the same
+pixels tells which of their labels are the same object; so an object is whole, over however many blocks it lies.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from skimage.measure import label
+
+from GenSelfDiff.instances import InstanceMethod, InstanceSettings, to_instances
+from GenSelfDiff.whole_image.windows import Blocks, Box
+
+# Pixels that neighbouring blocks share. Connected components need the next pixel only, and their perimeter one more;
+# what the watershed does to a nucleus depends on the nuclei around it.
+MARGINS = {"components": 2, "watershed": 128}
+Progress = Callable[[], None]
+
+
+@dataclass
+class Objects:
+    """The objects of an image, numbered from 1 in the order of the last block that they reach."""
+
+    class_of: np.ndarray
+    """class by number (n + 1,); 0 is the background"""
+    last: np.ndarray
+    """the last block of each, by number (n + 1,)"""
+    area: np.ndarray
+    """pixels, by number (n + 1,)"""
+    numbers: np.ndarray
+    """by label, all blocks' labels in a row"""
+    first: np.ndarray
+    """where the labels of each block begin in `numbers` (blocks + 1,)"""
+
+    def __len__(self) -> int:
+        return len(self.class_of) - 1
+
+    def renumber(self, block: int, labels: np.ndarray) -> np.ndarray:
+        """The objects' numbers where a block has its labels."""
+        return self.numbers[self.first[block] : self.first[block + 1]][labels]
+
+
+def _pixels(blocks: Blocks, kind: str, name: str, box: Box) -> np.ndarray:
+    left, top, right, bottom = box
+    return blocks.gather(kind, name, np.arange(top, bottom), np.arange(left, right))
+
+
+def inner(blocks: Blocks, block: int, outer: Box) -> tuple[slice, slice]:
+    """Where the block itself is in a map of its `outer` box."""
+    left, top, right, bottom = blocks.box(block)
+    return slice(top - outer[1], bottom - outer[1]), slice(left - outer[0], right - outer[0])
+
+
+def label_blocks(blocks: Blocks, method: InstanceMethod, settings: InstanceSettings, progress: Progress) -> None:
+    """Label every block with its margin: "labels" (h, w) and the class of each label, from 0 (the background).
+
+    For connected components the background's own components are labelled, too: which of them are holes is seen when
+    all blocks are known.
+    """
+    for block in range(len(blocks)):
+        if not blocks.has("labels", block):
+            class_map = _pixels(blocks, "classes", "classes", blocks.box(block, MARGINS[method])).astype(np.int32)
+            if method == "watershed":
+                labels = _divided(class_map, settings)
+            else:
+                labels = label(class_map, connectivity=2)
+                ground = label(class_map == 0, connectivity=1)
+                labels = np.where(class_map == 0, ground + labels.max(), labels)
+            class_of = np.zeros(int(labels.max()) + 1, np.int32)
+            things = class_map > 0  # a filled hole is background in the class map
+            class_of[labels[things]] = class_map[things]
+            blocks.write("labels", block, labels=labels.astype(np.int32), class_of=class_of)
+        progress()
+
+
+def _divided(class_map: np.ndarray, settings: InstanceSettings) -> np.ndarray:
+    """The watershed's labels, which are sought no farther than its smoothing reaches around what there is."""
+    labels = np.zeros(class_map.shape, np.int32)
+    reach = math.ceil(4 * settings.smoothing) + 2
+    ys, xs = (np.flatnonzero(class_map.any(axis)) for axis in (1, 0))
+    if len(ys):
+        part = np.s_[max(0, ys[0] - reach) : ys[-1] + reach + 1, max(0, xs[0] - reach) : xs[-1] + reach + 1]
+        labels[part] = to_instances(class_map[part], "watershed", replace(settings, minimum_area=1))
+    return labels
+
+
+def join_blocks(blocks: Blocks, method: InstanceMethod, minimum_area: int, progress: Progress) -> Objects:
+    """Find out which labels of neighbouring blocks are the same object; smaller ones than `minimum_area` are left out.
+
+    Connected components: labels that share a pixel. Watershed: labels that share more than half of their pixels where
+    both blocks see them. Background that one class alone encloses joins it, as in `instances.fill_holes`.
+    """
+    counts = [len(blocks.read("labels", block, "class_of")) for block in range(len(blocks))]
+    first = np.concatenate([[0], np.cumsum(counts)])
+    class_of, area = np.zeros(first[-1], np.int64), np.zeros(first[-1], np.int64)
+    at_border = np.zeros(first[-1], bool)
+    pairs, around = [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
+    for block in range(len(blocks)):
+        box, here = blocks.box(block, MARGINS[method]), slice(first[block], first[block + 1])
+        labels = blocks.read("labels", block, "labels")
+        class_of[here] = blocks.read("labels", block, "class_of")
+        area[here] = np.bincount(labels[inner(blocks, block, box)].ravel(), minlength=counts[block])
+        for other in blocks.before(block):
+            shared = _shared(labels, box, blocks.read("labels", other, "labels"), blocks.box(other, MARGINS[method]))
+            pairs.append(_same(*shared, method) + [first[block], first[other]])
+        if method == "components":
+            around.append(_touching(labels, class_of[here]) + first[block])
+            at_border[first[block] + _on_image_border(labels, box, blocks)] = True
+        progress()
+    pairs, around = np.concatenate(pairs), np.concatenate(around)
+    group = _groups(len(class_of), pairs)
+    if method == "components":
+        holes = _holes(group, class_of, at_border, around)
+        group = _groups(len(class_of), np.concatenate([pairs, around[holes[group[around[:, 0]]]]]))
+    return _number(group, class_of, area, first, minimum_area)
+
+
+def _shared(labels: np.ndarray, box: Box, others: np.ndarray, other_box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """What two blocks say of the pixels that both see, (2, n)."""
+    left, top = max(box[0], other_box[0]), max(box[1], other_box[1])
+    right, bottom = min(box[2], other_box[2]), min(box[3], other_box[3])
+    parts = ((labels, box), (others, other_box))
+    return tuple(a[top - b[1] : bottom - b[1], left - b[0] : right - b[0]].ravel() for a, b in parts)
+
+
+def _same(ours: np.ndarray, theirs: np.ndarray, method: InstanceMethod) -> np.ndarray:
+    """Pairs (n, 2) of labels that are the same object, of the labels of two blocks at the same pixels."""
+    both = (ours > 0) & (theirs > 0)
+    width = int(theirs.max(initial=0)) + 1
+    codes, shared = np.unique(ours[both].astype(np.int64) * width + theirs[both], return_counts=True)
+    a, b = codes // width, codes % width
+    if method == "watershed":
+        either = np.bincount(ours)[a] + np.bincount(theirs)[b] - shared if len(codes) else shared
+        a, b = a[2 * shared > either], b[2 * shared > either]
+    return np.stack([a, b], axis=1)
+
+
+def _touching(labels: np.ndarray, class_of: np.ndarray) -> np.ndarray:
+    """Pairs (n, 2) of a background label and a label of a class that it touches (4 neighbours)."""
+    found = []
+    for one, other in ((labels[:, 1:], labels[:, :-1]), (labels[1:], labels[:-1])):
+        edge = (class_of[one] == 0) != (class_of[other] == 0)
+        found.append(np.stack([one[edge], other[edge]], axis=1))
+    pairs = np.unique(np.concatenate(found), axis=0).astype(np.int64)
+    return np.where((class_of[pairs[:, :1]] == 0), pairs, pairs[:, ::-1])
+
+
+def _on_image_border(labels: np.ndarray, box: Box, blocks: Blocks) -> np.ndarray:
+    """The labels that reach the border of the image."""
+    sides = ((box[0] == 0, labels[:, 0]), (box[1] == 0, labels[0]))
+    ends = ((box[2] == blocks.width, labels[:, -1]), (box[3] == blocks.height, labels[-1]))
+    return np.unique(np.concatenate([np.zeros(0, int), *(pixels for there, pixels in (*sides, *ends) if there)]))
+
+
+def _groups(nodes: int, pairs: np.ndarray) -> np.ndarray:
+    """The number of the group that each node belongs to, where pairs (n, 2) are joined."""
+    ones = np.ones(len(pairs), bool)
+    return connected_components(coo_matrix((ones, (pairs[:, 0], pairs[:, 1])), (nodes, nodes)), directed=False)[1]
+
+
+def _holes(group: np.ndarray, class_of: np.ndarray, at_border: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """Which groups are background that one class alone encloses; `around`: pairs of background and class label."""
+    groups = int(group.max(initial=0)) + 1
+    lowest, highest = np.full(groups, np.iinfo(np.int64).max), np.zeros(groups, np.int64)
+    np.minimum.at(lowest, group[around[:, 0]], class_of[around[:, 1]])
+    np.maximum.at(highest, group[around[:, 0]], class_of[around[:, 1]])
+    open_ = np.zeros(groups, bool)
+    open_[group[at_border]] = True
+    return (lowest == highest) & ~open_
+
+
+def _number(group: np.ndarray, class_of: np.ndarray, area: np.ndarray, first: np.ndarray, minimum_area: int) -> Objects:
+    """Number the groups that are objects, in the order of the last block that they reach."""
+    groups = int(group.max(initial=0)) + 1
+    sizes, classes, last = (np.zeros(groups, np.int64) for _ in range(3))
+    np.add.at(sizes, group, area)
+    np.maximum.at(classes, group, class_of)
+    block_of = np.repeat(np.arange(len(first) - 1), np.diff(first))
+    np.maximum.at(last, group, np.where(area > 0, block_of, 0))
+    kept = np.flatnonzero((classes > 0) & (sizes >= max(1, minimum_area)))
+    kept = kept[np.argsort(last[kept], kind="stable")]
+    number = np.zeros(groups, np.int32)
+    number[kept] = np.arange(1, len(kept) + 1)
+    by_number = (np.concatenate([[0], values[kept]]) for values in (classes, last, sizes))
+    return Objects(*by_number, number[group], first)

@@ -1,0 +1,61 @@
+import pytest
+
+from GenSelfDiff import checkpoint
+from GenSelfDiff.report.training_record import training_stages
+from GenSelfDiff.unet import DiffusionNet, SegNet
+from tests.GenSelfDiff.conftest import history
+from utils_general import write_json
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A pre-training run and a fine-tuning run from it, as far as their folders are read here."""
+    for name, network in (("pre", DiffusionNet(8)), ("seg", SegNet(8, 2))):
+        checkpoint.save(
+            tmp_path / name / "best.pth", {"epoch": 3, "loss": 0.5, "model_state_dict": network.state_dict()}
+        )
+        history(3).to_csv(tmp_path / name / "history.csv", index=False)
+        write_json(tmp_path / name / "settings.json", {"pretrained": str(tmp_path / "pre"), "device": name})
+    return tmp_path
+
+
+LOADED = {"stage": "finetune", "settings": {"pretrained": "scratch", "batch_size": 8}}
+
+
+def test_both_stages(runs):
+    first, second = training_stages(runs / "seg" / "best.pth", LOADED)
+    assert (first.name, first.run, first.settings["device"]) == ("pre-training", "pre", "pre")
+    assert (second.name, second.run, second.settings["device"]) == ("fine-tuning", "seg", "seg")
+    assert len(first.history) == len(second.history) == 3
+
+
+def test_a_checkpoint_alone(runs):
+    """What lies beside a file of another name need not be its own."""
+    alone = runs / "seg" / "given.pth"
+    alone.touch()
+    (stage,) = training_stages(alone, LOADED)
+    assert (stage.run, stage.history, stage.settings) == ("given", None, LOADED["settings"])
+    (stage,) = training_stages(alone, {"settings": {"input_range": [0.0, 1.0]}})  # a published one
+    assert stage.settings == {}
+
+
+def test_a_pretraining_that_has_gone(runs):
+    (runs / "pre" / "best.pth").unlink()
+    assert [stage.name for stage in training_stages(runs / "seg" / "best.pth", LOADED)] == ["fine-tuning"]
+    (runs / "seg" / "settings.json").unlink()
+    assert training_stages(runs / "seg" / "best.pth", LOADED)[0].settings == LOADED["settings"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "cannot be read"),
+        ("epoch,other\n1,2\n", "wants a row an epoch"),
+        ("epoch,train_loss,seconds\n", "wants a row"),
+    ],
+)
+def test_a_history_that_cannot_be_read(runs, capsys, content, said):
+    (runs / "seg" / "history.csv").write_text(content)
+    assert training_stages(runs / "seg" / "best.pth", LOADED)[1].history is None
+    told = capsys.readouterr().out
+    assert told.startswith(f"note: {runs}/seg/history.csv {said}") and told.count("\n") == 1
