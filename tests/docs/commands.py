@@ -76,7 +76,7 @@ def _with_values(statement: str, known: dict[str, list[str]]) -> Iterator[str]:
 
 
 def check(command: str) -> Any:
-    """Raise `StaleCommandError` for a command that would not start; returns a script's settings, None for other programs."""
+    """The settings that a script gets, None for other programs; `StaleCommandError` for what would not start."""
     words = shlex.split(command)
     while words and (ASSIGNMENT.fullmatch(words[0]) or words[0] == "srun"):
         words = words[1:]
@@ -96,7 +96,7 @@ def check(command: str) -> Any:
     if program.endswith(".py"):
         return parse(find_script(program), words)
     if program not in OTHER_PROGRAMS:
-        raise StaleCommandError(f"{program!r} is no program that is known here: is it a slip, or to be added to OTHER_PROGRAMS?")
+        raise StaleCommandError(f"{program!r} is no program that is known here: a slip, or one for OTHER_PROGRAMS?")
     return None
 
 
@@ -164,9 +164,7 @@ def at_the_last_line(script: str, options: list[str], look: Callable[[type, Call
     """What `look` makes of a script's settings class and its parser, in place of its `run_script(...)`."""
     seen: list[Any] = []
     with (
-        mock.patch.object(
-            utils_general, "run_script", lambda _, own, by=tyro.cli: seen.append(look(own, by))
-        ),
+        mock.patch.object(utils_general, "run_script", lambda _, own, by=tyro.cli: seen.append(look(own, by))),
         mock.patch.object(sys, "argv", [script, *options]),
         mock.patch.object(sys, "path", list(sys.path)),
     ):
@@ -193,8 +191,8 @@ def parse(script: str, options: list[str]) -> Any:
 
 @functools.cache
 def all_options() -> frozenset[str]:
-    """--name of every setting of every script, and what torchrun knows."""
-    names = {"--help", *(name for action in get_args_parser()._actions for name in action.option_strings)}
+    """--name of every setting of every script, what torchrun knows, and --name itself."""
+    names = {"--help", "--name", *(name for action in get_args_parser()._actions for name in action.option_strings)}
     for script in scripts():
         settings = at_the_last_line(script, [], lambda settings, _: fields(settings))
         names |= {f"--{field.name.replace('_', '-')}" for field in settings}
