@@ -18,7 +18,6 @@ from GenSelfDiff.data import PRETRAINING_RANGE, to_image
 from GenSelfDiff.devices import Devices, InPrecision, Precision, check_precision, set_up_alone
 from GenSelfDiff.diffusion import GaussianDiffusion, Sampler, SamplerName
 from GenSelfDiff.synthesis.image_distance import compare, read_images, real_patches
-from GenSelfDiff.training import plain
 from utils_general import (
     GENERATED,
     MONUSEG,
@@ -26,6 +25,7 @@ from utils_general import (
     InputError,
     at_least,
     contact_sheet,
+    plain,
     read_json,
     replace_file,
     run_script,

@@ -1,7 +1,6 @@
 """The training loop that both stages share: epochs, precision, validation, history, stopping and going on."""
 
 import copy
-import dataclasses
 import math
 import signal
 import sys
@@ -19,7 +18,7 @@ from GenSelfDiff.data import EpochBatches, PatchDataset, dead_workers_explained,
 from GenSelfDiff.devices import Devices, InPrecision, check_precision, keep_freed_memory
 from GenSelfDiff.history import Figures, Means, TensorBoard, draw_curves
 from GenSelfDiff.settings import TrainingSettings
-from utils_general import SNAPSHOTS, InputError, replace_file, write_json
+from utils_general import SNAPSHOTS, InputError, plain, replace_file, write_json
 
 # What may differ when a run is continued; every other setting is part of what the run computes.
 # The batch size may with the number of processes: their product, the joint batch, may not.
@@ -207,10 +206,9 @@ class Trainer:
         )
         self.wrapped.train()
         for batch in bar:
-            loss = self._train_step(batch)
+            self._train_step(batch)
             if self.step % look_every == 0 or self.step == len(self.batches):
-                self._check_finite()
-                bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
+                bar.set_postfix(loss=f"{self._check_finite():.4f}")
                 self._save_or_leave()
         self._finish_epoch()
 
@@ -225,7 +223,7 @@ class Trainer:
         if number:
             self._leave(number)
 
-    def _train_step(self, batch: dict[str, Any]) -> Tensor:
+    def _train_step(self, batch: dict[str, Any]) -> None:
         batch = to_device(batch, self.devices)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
@@ -240,7 +238,6 @@ class Trainer:
         self.means.add(figures)
         self.unchecked.append((loss.detach(), batch["file"]))
         self.step += 1
-        return loss
 
     def _steps_done(self) -> int:
         return self.epoch * len(self.batches) + self.step
@@ -254,13 +251,18 @@ class Trainer:
             rate *= (1 + math.cos(math.pi * self._steps_done() / (self.settings.epochs * len(self.batches)))) / 2
         return rate
 
-    def _check_finite(self) -> None:
-        """Stop the run if a loss since the last look was not finite; no checkpoint is written after it."""
-        first_step = self.step - len(self.unchecked) + 1
-        for step, (loss, files) in enumerate(self.unchecked, first_step):
+    def _check_finite(self) -> float:
+        """Stop the run if a loss since the last look was not finite; no checkpoint is written after it.
+
+        Returns the last loss. All losses come from the device at once: each transfer waits for it.
+        """
+        losses = torch.stack([loss for loss, _ in self.unchecked]).tolist()
+        first_step = self.step - len(losses) + 1
+        for step, (loss, (_, files)) in enumerate(zip(losses, self.unchecked, strict=True), first_step):
             if not math.isfinite(loss):
-                self._not_finite(f"the loss is {float(loss)} at step {step}", f" (batch: {', '.join(files)})")
+                self._not_finite(f"the loss is {loss} at step {step}", f" (batch: {', '.join(files)})")
         self.unchecked.clear()
+        return losses[-1]
 
     def _check_finite_weights(self) -> None:
         """The same for the network itself, which the last step may have spoilt; looked at before anything is saved."""
@@ -423,17 +425,6 @@ def prepare_run(settings: TrainingSettings, devices: Devices) -> None:
         if not settings.fresh and (folder / "best.pth").exists() and not (folder / "last.pth").exists():
             raise InputError(f"{folder} holds a best.pth that no run left there: choose another --run-name, or --fresh")
     devices.barrier()
-
-
-def plain(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as a dict of numbers, strings and lists: safe to store in a checkpoint."""
-
-    def simple(value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return [simple(v) for v in value]
-        return str(value) if isinstance(value, Path) else value
-
-    return {f.name: simple(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
 
 
 def to_device(batch: dict[str, Any], devices: Devices) -> dict[str, Any]:
