@@ -4,7 +4,6 @@ Nothing is run. A script's options are read as at its start: its own last line s
 parses them, `run_script(main, Settings, ...)`, and that is stopped before `main`.
 """
 
-import argparse
 import contextlib
 import functools
 import importlib.util
@@ -177,8 +176,8 @@ def parse(script: str, options: list[str]) -> Any:
 
     Raises `StaleCommandError` for an unknown option or an impossible value.
     """
-    numbers = ["1" if word == "N" else word for word in options]
-    settings = at_the_last_line(script, numbers, lambda settings, parser: parser(settings))
+    numbered = ["1" if word == "N" else word for word in options]
+    settings = at_the_last_line(script, numbered, lambda settings, parser: parser(settings))
     try:
         checked = settings.check() if hasattr(settings, "check") else None
     except InputError as error:
@@ -205,7 +204,7 @@ def _parsed(name: str, parser: Any, *arguments: Any, **options: Any) -> Any:
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return parser(*arguments, **options)
-    except (SystemExit, argparse.ArgumentError) as error:
-        if getattr(error, "code", 2) == 0:
+    except SystemExit as end:
+        if end.code == 0:  # --help
             return None
         raise StaleCommandError(f"{name}: {said.getvalue().strip()}") from None

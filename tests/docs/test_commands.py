@@ -84,6 +84,11 @@ def test_stale_command_is_found(command, why):
         check(command)
 
 
+def test_options_are_those_of_the_scripts():
+    assert {"--labelled-images", "--tta", "--eta", "--nproc-per-node"} <= all_options()
+    assert not {"--labeled-images", "--labelled_images", "--nproc"} & all_options()
+
+
 def test_shell_is_taken_apart():
     block = """\
 # a comment; with --options
