@@ -18,6 +18,7 @@ from GenSelfDiff.data import PRETRAINING_RANGE, to_image
 from GenSelfDiff.devices import Devices, InPrecision, Precision, check_precision, set_up_alone
 from GenSelfDiff.diffusion import GaussianDiffusion, Sampler, SamplerName
 from GenSelfDiff.synthesis.image_distance import compare, read_images, real_patches
+from GenSelfDiff.unet_checkpoint import load_diffusion
 from utils_general import (
     GENERATED,
     MONUSEG,
@@ -70,7 +71,7 @@ class Network:
 
     def __init__(self, pretrained: str, devices: Devices):
         self.path, self.devices = checkpoint.find(pretrained), devices
-        self.model, loaded = checkpoint.load_diffusion(self.path, devices.device)
+        self.model, loaded = load_diffusion(self.path, devices.device)
         trained = loaded.get("settings", {})  # a published checkpoint has none: the published values hold
         self.diffusion = GaussianDiffusion(trained.get("schedule", "quadratic"), trained.get("timesteps", 1000))
         self.diffusion.to(devices.device)

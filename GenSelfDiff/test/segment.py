@@ -27,6 +27,7 @@ from tqdm import tqdm
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
+from GenSelfDiff.networks import load_segmentation
 from GenSelfDiff.whole_image.pipeline import Network, WholeImageSettings, segment_image
 from GenSelfDiff.whole_image.slides import EXTENSIONS
 from GenSelfDiff.whole_image.windows import Averaging, averaged
@@ -88,7 +89,7 @@ class Settings(WholeImageSettings):
 def load_network(settings: Settings, path: Path) -> Network:
     """The network of a checkpoint, ready to segment."""
     device = set_up_alone(settings.device).device
-    model, loaded = checkpoint.load_segmentation(path, device)
+    model, loaded = load_segmentation(path, device)
     model = InPrecision(model, settings.precision)
     input_range = tuple(loaded["settings"]["input_range"])
 

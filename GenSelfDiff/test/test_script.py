@@ -19,6 +19,7 @@ from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
 from GenSelfDiff.evaluation.evaluate import patches_to_test
+from GenSelfDiff.networks import load_segmentation
 from GenSelfDiff.report.results import Method, ReportSettings, run_test
 from GenSelfDiff.report.training_record import training_stages
 from utils_general import RESULTS, SIDE_MULTIPLE, InputError, at_least, run_script
@@ -45,7 +46,7 @@ def main(settings: Settings) -> None:
     at_least(settings, batch_size=1)
     path = checkpoint.find(settings.run)
     devices = set_up_alone(settings.device)
-    network, loaded = checkpoint.load_segmentation(path, devices.device)
+    network, loaded = load_segmentation(path, devices.device)
     model = InPrecision(network, settings.precision)
     patches = patches_to_test(settings.data)
     trained_on, size = loaded.get("patch_size"), patches.data_set.patch_size

@@ -10,9 +10,9 @@ import torch
 
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.downstream_train.losses import LossName
-from GenSelfDiff.history import Means
+from GenSelfDiff.history import MetricMeans
 from GenSelfDiff.pretrain import SS_diff
-from GenSelfDiff.training import RunningMean
+from GenSelfDiff.training import AveragedWeights
 from GenSelfDiff.unet import DiffusionNet, SegNet
 
 META = torch.device("meta")
@@ -36,13 +36,13 @@ STAGES = {
 @pytest.mark.parametrize("name", STAGES)
 def test_a_step_waits_for_nothing(name):
     stage, model = STAGES[name]()
-    mean, means = RunningMean(model, 0.9), Means()
+    mean, means = AveragedWeights(model, 0.9), MetricMeans()
     loss, figures = stage.training_loss(model, batch())
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     mean.update(3)
     means.add(figures)
-    means.add(stage.validation_figures(model, batch()))
+    means.add(stage.validation_metrics(model, batch()))
     assert loss.device == META and {pair.device for pair in means.pairs.values()} == {META}
 
 
