@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from GenSelfDiff.devices import Devices, keep_freed_memory
-from GenSelfDiff.patches import RELEASED, Patches
+from GenSelfDiff.patches import Patches
 from utils_general import SIDE_MULTIPLE, InputError
 
 # The input range each stage was published with; a setting of both, stored in the checkpoint.
@@ -68,7 +68,7 @@ class PatchDataset(Dataset):
         self.folders, self.input_range = folders, input_range
         self.seed, self.augmentation = seed, augmentation
         for folder in folders:
-            if split == "train" and folder.data_set.protocol == RELEASED:
+            if split == "train" and not folder.described:
                 print(f"{folder.folder} has no index.csv: split 90/10 by patch, so overlapping patches may be in both")
         selected = [folder.select(split) for folder in folders]
         self.numbers = np.concatenate(selected)
