@@ -41,6 +41,12 @@ class Layout(Protocol):
         """Instance numbers of the source image, int32 (H, W), 0 background; None where there are none."""
 
 
+class Rows(Protocol):
+    """One array a patch, by its number."""
+
+    def __getitem__(self, patch: int) -> np.ndarray: ...
+
+
 class IndexedLayout:
     """`images/image_<i>.png`, and where labelled `labels/` and `instances/`, with `index.csv`; a `Layout`.
 
@@ -125,6 +131,7 @@ class Patches:
         kind = IndexedLayout if (self.folder / "index.csv").is_file() else ReleasedLayout
         self.layout: Layout = kind(self.folder, labelled)
         self.index, self.data_set = self.layout.index, self.layout.data_set
+        self.decoded: dict[str, Rows] = {}  # "image" and "label", where a decoded copy is read instead of their files
 
     @property
     def described(self) -> bool:
@@ -154,11 +161,11 @@ class Patches:
 
     def image(self, patch: int) -> np.ndarray:
         """Image uint8 (H, W, 3)."""
-        return self.layout.image(patch)
+        return self.decoded["image"][patch] if "image" in self.decoded else self.layout.image(patch)
 
     def label(self, patch: int) -> np.ndarray:
         """Class indices int32 (H, W)."""
-        return self.layout.label(patch)
+        return self.decoded["label"][patch].astype(np.int32) if "label" in self.decoded else self.layout.label(patch)
 
     def instances(self, patch: int) -> np.ndarray | None:
         """Instance numbers of the source image, int32 (H, W), 0 background; None where the data set has none."""

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
-from GenSelfDiff.data import EpochBatches, PatchDataset, dead_workers_explained, loader, stop_workers
+from GenSelfDiff.data import EpochBatches, PatchDataset, dead_workers_explained, loader, stop_workers, to_input
+from GenSelfDiff.decoded import read_decoded
 from GenSelfDiff.devices import Devices, InPrecision, check_precision, keep_freed_memory
 from GenSelfDiff.history import Figures, Means, TensorBoard, draw_curves
 from GenSelfDiff.settings import TrainingSettings
@@ -24,7 +25,7 @@ from utils_general import SNAPSHOTS, InputError, replace_file, write_json
 # What may differ when a run is continued; every other setting is part of what the run computes.
 # The batch size may with the number of processes: their product, the joint batch, may not.
 MAY_CHANGE = {
-    "epochs", "batch_size", "workers", "device", "save_minutes", "fresh", "sample_every", "data", "recipe",
+    "epochs", "batch_size", "workers", "cache", "device", "save_minutes", "fresh", "sample_every", "data", "recipe",
     "checkpoint_activations", "compile", "tensorboard", "run_name", "mpp", "instances",
 }  # fmt: skip
 
@@ -145,6 +146,9 @@ class Trainer:
             print(f"everything is in {self.folder}")
             return
         self._introduce()
+        if self.settings.cache:
+            for patches in (*self.training.folders, *self.validation.folders):
+                read_decoded(patches, self.settings.workers)
         try:
             with StopRequest() as self.stop, dead_workers_explained():
                 self._check_validation()
@@ -226,7 +230,7 @@ class Trainer:
             self._leave(number)
 
     def _train_step(self, batch: dict[str, Any]) -> Tensor:
-        batch = to_device(batch, self.devices)
+        batch = to_device(batch, self.devices, self.settings.input_range)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         loss, figures = self.stage.training_loss(self.wrapped, batch)
@@ -311,7 +315,8 @@ class Trainer:
                 break
             if self.devices.world_size == 1 and self.stop.signal:
                 self._save_or_leave()
-            means.add(self.stage.validation_figures(self.evaluated, to_device(batch, self.devices)))
+            batch = to_device(batch, self.devices, self.settings.input_range)
+            means.add(self.stage.validation_figures(self.evaluated, batch))
         return means.result(self.devices)
 
     def _content(self, model: nn.Module, loss: float) -> dict[str, Any]:
@@ -436,7 +441,12 @@ def plain(settings: Any) -> dict[str, Any]:
     return {f.name: simple(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
 
 
-def to_device(batch: dict[str, Any], devices: Devices) -> dict[str, Any]:
-    """Images and labels to the device; file names and seeds stay."""
-    move = ("image", "label")
-    return {k: v.to(devices.device, non_blocking=True) if k in move else v for k, v in batch.items()}
+def to_device(batch: dict[str, Any], devices: Devices, input_range: tuple[float, float]) -> dict[str, Any]:
+    """A batch of patches on the device, for the network: images (B, 3, H, W) float32 in `input_range`, labels (B, H, W)
+    int64. They get there uint8, out of pinned memory, without waiting; file names and seeds stay.
+    """
+    moved = {k: v.to(devices.device, non_blocking=True) for k, v in batch.items() if k in ("image", "label")}
+    moved["image"] = to_input(moved["image"], input_range)
+    if "label" in moved:
+        moved["label"] = moved["label"].long()
+    return batch | moved

@@ -123,8 +123,8 @@ def main(settings: Settings) -> None:
     settings.check()
     devices = set_up(settings.device)
     folders = [Patches(pretraining_folder(root)) for root in settings.data]
-    training = PatchDataset(folders, "train", settings.input_range, settings.seed, flips(settings.quarter_turns))
-    validation = PatchDataset(folders, "val", settings.input_range, settings.seed + 1)
+    training = PatchDataset(folders, "train", settings.seed, flips(settings.quarter_turns))
+    validation = PatchDataset(folders, "val", settings.seed + 1)
     prepare_run(settings, devices)
     torch.manual_seed(settings.seed)
     model = DiffusionNet(settings.dim)
