@@ -11,7 +11,7 @@ from utils_general import SNAPSHOTS, InputError, replace_file, write_json
 # What may differ when a run is continued; every other setting is part of what the run computes.
 # The batch size may with the number of processes: their product, the joint batch, may not.
 MAY_CHANGE = {
-    "epochs", "batch_size", "workers", "device", "save_minutes", "fresh", "sample_every", "data", "recipe",
+    "epochs", "batch_size", "workers", "cache", "device", "save_minutes", "fresh", "sample_every", "data", "recipe",
     "checkpoint_activations", "compile", "tensorboard", "run_name", "mpp", "instances",
 }  # fmt: skip
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
-from GenSelfDiff.data import EpochBatches, PatchDataset, dead_workers_explained, loader, stop_workers
+from GenSelfDiff.data import EpochBatches, PatchDataset, dead_workers_explained, loader, stop_workers, to_input
+from GenSelfDiff.decoded import read_decoded
 from GenSelfDiff.devices import Devices, InPrecision, check_precision, keep_freed_memory
 from GenSelfDiff.history import MetricMeans, MetricSums, TensorBoard
 from GenSelfDiff.run_folder import RunFolder
@@ -145,6 +146,9 @@ class Trainer:
             self._say_finished()
             return
         self._introduce()
+        if self.settings.cache:
+            for patches in (*self.training.folders, *self.validation.folders):
+                read_decoded(patches, self.settings.workers)
         try:
             with StopRequest() as self.stop, dead_workers_explained():
                 self._begin(going_on)
@@ -203,7 +207,7 @@ class Trainer:
         )
         self.wrapped.train()
         for batch in bar:
-            self._train_step(to_device(batch, self.devices))
+            self._train_step(to_device(batch, self.devices, self.settings.input_range))
             if self.step % look_every == 0 or self.step == len(self.batches):
                 bar.set_postfix(loss=f"{self._check_finite():.4f}")
                 self._save_or_leave()
@@ -308,7 +312,8 @@ class Trainer:
                 break
             if self.devices.world_size == 1 and self.stop.signal:
                 self._save_or_leave()
-            metrics.add(self.stage.validation_metrics(self.validated, to_device(batch, self.devices)))
+            batch = to_device(batch, self.devices, self.settings.input_range)
+            metrics.add(self.stage.validation_metrics(self.validated, batch))
         return metrics.means(self.devices)
 
     def _save_or_leave(self) -> None:
@@ -405,6 +410,12 @@ def save_memory(model: nn.Module, wanted: bool) -> None:
         module.checkpoint_activations = wanted
 
 
-def to_device(batch: dict[str, Any], devices: Devices) -> dict[str, Any]:
-    """All tensors of a batch to the device, without waiting; file names stay."""
-    return {k: v.to(devices.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+def to_device(batch: dict[str, Any], devices: Devices, input_range: tuple[float, float]) -> dict[str, Any]:
+    """A batch of patches on the device, for the network: images (B, 3, H, W) float32 in `input_range`, labels (B, H, W)
+    int64. All its tensors get there out of pinned memory, images uint8, without waiting; file names stay.
+    """
+    moved = {k: v.to(devices.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    moved["image"] = to_input(moved["image"], input_range)
+    if "label" in moved:
+        moved["label"] = moved["label"].long()
+    return moved

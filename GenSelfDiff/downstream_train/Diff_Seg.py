@@ -130,8 +130,8 @@ def main(settings: Settings) -> None:
         patches.keep_sources(settings.labelled_images)
     patches.check_labels(len(classes))
     augmentation = finetuning_augmentation(settings.quarter_turns, settings.stain_jitter)
-    training = PatchDataset([patches], "train", settings.input_range, settings.seed, augmentation)
-    validation = PatchDataset([patches], "val", settings.input_range, settings.seed + 1)
+    training = PatchDataset([patches], "train", settings.seed, augmentation)
+    validation = PatchDataset([patches], "val", settings.seed + 1)
     model = build_network(settings, len(classes))
     prepare_run(settings, devices)
     about = {"classes": classes, "data_set": patches.data_set.name, "patch_size": training.size}

@@ -76,8 +76,7 @@ class NoisePrediction:
 
     def _losses(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """P2 loss an image (B,) and its steps t (B,); t and noise come from each image's own seed."""
-        x_0 = batch["image"]
-        keys = batch["seed"].to(x_0.device, non_blocking=True)
+        x_0, keys = batch["image"], batch["seed"]
         t, noise = keyed_steps(keys, self.diffusion.timesteps), keyed_normal(keys, *x_0.shape[1:])
         predicted = model(self.diffusion.q_sample(x_0, t, noise), t)
         return self.diffusion.p2_loss(noise, predicted, t), t
@@ -120,8 +119,8 @@ def main(settings: Settings) -> None:
     settings.check()
     devices = set_up(settings.device)
     folders = [Patches(pretraining_folder(root)) for root in settings.data]
-    training = PatchDataset(folders, "train", settings.input_range, settings.seed, flips(settings.quarter_turns))
-    validation = PatchDataset(folders, "val", settings.input_range, settings.seed + 1)
+    training = PatchDataset(folders, "train", settings.seed, flips(settings.quarter_turns))
+    validation = PatchDataset(folders, "val", settings.seed + 1)
     prepare_run(settings, devices)
     torch.manual_seed(settings.seed)
     model = DiffusionNet(settings.dim)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from GenSelfDiff import checkpoint, networks, training, unet_checkpoint
 from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import PatchDataset, Patches
+from GenSelfDiff.devices import Devices
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.pretrain import SS_diff
 from tests.GenSelfDiff.runs import assert_same_run, command, history, start
@@ -174,10 +175,12 @@ def test_the_mean_of_the_weights_is_validated_and_handed_on(pretraining, finetun
     assert all(torch.equal(v, mean[k]) for k, v in best["model_state_dict"].items())
     assert any(not torch.equal(v, mean[k]) for k, v in raw.items())
     model, _ = unet_checkpoint.load_diffusion(folder / "best.pth", torch.device("cpu"))
-    patches = PatchDataset([Patches(settings.data[0] / "unlabelled")], "val", settings.input_range, settings.seed + 1)
+    patches = PatchDataset([Patches(settings.data[0] / "unlabelled")], "val", settings.seed + 1)
     stage = SS_diff.NoisePrediction(settings, 16, torch.device("cpu"))
+    batch = next(iter(DataLoader(patches, batch_sampler=[VAL])))
+    batch = training.to_device(batch, Devices(torch.device("cpu")), settings.input_range)
     with torch.no_grad():
-        total, count = stage.validation_metrics(model, next(iter(DataLoader(patches, batch_sampler=[VAL]))))["loss"]
+        total, count = stage.validation_metrics(model, batch)["loss"]
     assert float(total / count) == pytest.approx(best["loss"], rel=1e-5)
     Diff_Seg.main(replace(finetuning, pretrained=settings.run_name, dim=None, epochs=1))
 
@@ -323,7 +326,7 @@ def test_a_network_that_is_not_finite_is_never_saved(pretraining, monkeypatch):
 def test_workers_that_are_not_forked(finetuning):
     """macOS and Python 3.14 start workers anew: everything that goes to them must be picklable."""
     patches = Patches(finetuning.data / "labelled", labelled=True)
-    dataset = PatchDataset([patches], "train", (0, 1), 0, finetuning_augmentation())
+    dataset = PatchDataset([patches], "train", 0, finetuning_augmentation())
     copied = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(copied[1, 2]["image"], dataset[1, 2]["image"])
 
