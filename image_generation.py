@@ -16,7 +16,8 @@ from tqdm import tqdm
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import PRETRAINING_RANGE, to_image
 from GenSelfDiff.devices import Devices, InPrecision, Precision, check_precision, set_up_alone
-from GenSelfDiff.diffusion import GaussianDiffusion, Sampler, SamplerName
+from GenSelfDiff.diffusion import GaussianDiffusion
+from GenSelfDiff.samplers import Sampler, SamplerName, sample
 from GenSelfDiff.synthesis.image_distance import compare, read_images, real_patches
 from GenSelfDiff.training import plain
 from utils_general import (
@@ -82,7 +83,7 @@ class Network:
     ) -> np.ndarray:
         """One image a seed, uint8 (B, H, W, 3); `progress` is told after each step how many images made one."""
         predict = self.devices.wrap(InPrecision(self.model, precision))
-        for _, x in self.diffusion.sample(predict, self.size, seeds, sampler):
+        for _, x in sample(self.diffusion, predict, self.size, seeds, sampler):
             progress(len(x))
         return to_image(x, self.input_range)
 

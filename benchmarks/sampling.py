@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.tables import machine, markdown
 from GenSelfDiff.devices import Precision, check_precision, set_up_alone
-from GenSelfDiff.diffusion import Sampler, SamplerName
+from GenSelfDiff.samplers import Sampler, SamplerName
 from GenSelfDiff.synthesis.image_distance import image_distance, read_images, real_patches
 from GenSelfDiff.training import plain
 from image_generation import Network
