@@ -19,7 +19,6 @@ from GenSelfDiff.devices import Devices, InPrecision, Precision, check_precision
 from GenSelfDiff.diffusion import GaussianDiffusion
 from GenSelfDiff.samplers import Sampler, SamplerName, sample
 from GenSelfDiff.synthesis.image_distance import compare, read_images, real_patches
-from GenSelfDiff.training import plain
 from utils_general import (
     GENERATED,
     MONUSEG,
@@ -27,6 +26,7 @@ from utils_general import (
     InputError,
     at_least,
     contact_sheet,
+    plain,
     read_json,
     replace_file,
     run_script,

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,17 @@ def replace_folder(path: Path, marker: str, overwrite: bool) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as a dict of numbers, strings and lists: safe to store in a checkpoint."""
+
+    def simple(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return [simple(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {f.name: simple(getattr(settings, f.name)) for f in fields(settings)}
 
 
 def write_json(path: Path, content: Any) -> None:

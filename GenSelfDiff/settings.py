@@ -16,6 +16,7 @@ from GenSelfDiff.unet import InitialWeights
 from utils_general import SPLIT_SEED, InputError, at_least
 
 RecipeName = Literal["paper", "improved"]
+SCRATCH = "scratch"  # in place of the name of a pre-training run: there is none
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {"pretrain": {}, "finetune": {}},

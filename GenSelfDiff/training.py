@@ -1,7 +1,6 @@
 """The training loop that both stages share: epochs, precision, validation, history, stopping and going on."""
 
 import copy
-import dataclasses
 import math
 import signal
 import sys
@@ -19,7 +18,7 @@ from GenSelfDiff.data import EpochBatches, PatchDataset, dead_workers_explained,
 from GenSelfDiff.devices import Devices, InPrecision, check_precision, keep_freed_memory
 from GenSelfDiff.history import Figures, Means, TensorBoard, draw_curves
 from GenSelfDiff.settings import TrainingSettings
-from utils_general import SNAPSHOTS, InputError, replace_file, write_json
+from utils_general import SNAPSHOTS, InputError, plain, replace_file, write_json
 
 # What may differ when a run is continued; every other setting is part of what the run computes.
 # The batch size may with the number of processes: their product, the joint batch, may not.
@@ -423,17 +422,6 @@ def prepare_run(settings: TrainingSettings, devices: Devices) -> None:
         if not settings.fresh and (folder / "best.pth").exists() and not (folder / "last.pth").exists():
             raise InputError(f"{folder} holds a best.pth that no run left there: choose another --run-name, or --fresh")
     devices.barrier()
-
-
-def plain(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as a dict of numbers, strings and lists: safe to store in a checkpoint."""
-
-    def simple(value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return [simple(v) for v in value]
-        return str(value) if isinstance(value, Path) else value
-
-    return {f.name: simple(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
 
 
 def to_device(batch: dict[str, Any], devices: Devices) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from benchmarks.tables import machine, markdown
 from GenSelfDiff.devices import Precision, check_precision, set_up_alone
 from GenSelfDiff.samplers import Sampler, SamplerName
 from GenSelfDiff.synthesis.image_distance import image_distance, read_images, real_patches
-from GenSelfDiff.training import plain
 from image_generation import Network
 from utils_general import (
     MONUSEG,
@@ -35,6 +34,7 @@ from utils_general import (
     InputError,
     at_least,
     contact_sheet,
+    plain,
     replace_file,
     run_script,
     save_figure,

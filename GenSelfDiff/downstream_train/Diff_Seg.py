@@ -21,12 +21,10 @@ from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, Patches, labelled_f
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train.losses import LossName, segmentation_loss
 from GenSelfDiff.history import Figures
-from GenSelfDiff.settings import TrainingSettings, read_command_line
+from GenSelfDiff.settings import SCRATCH, TrainingSettings, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run, run_folder
 from GenSelfDiff.unet import SegNet, initialise
 from utils_general import MONUSEG, InputError, at_least, run_script
-
-SCRATCH = "scratch"
 
 
 @dataclass(frozen=True, kw_only=True)

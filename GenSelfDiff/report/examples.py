@@ -11,6 +11,7 @@ import PIL.Image
 
 from GenSelfDiff.data import Patches
 from GenSelfDiff.evaluation.evaluate import Image, stitch
+from GenSelfDiff.palette import colours
 from GenSelfDiff.report import pictures
 from GenSelfDiff.report.table_files import shown
 from utils_general import read_index_map
@@ -109,8 +110,8 @@ def _embed(rank: str, row: pd.Series, image: Image, classes: list[str]) -> Examp
     small = shrink(image, EMBEDDED)
     shown = {
         "image": small.pixels,
-        "truth": pictures.on_tissue(small, pictures.colours(small.truth), small.truth > 0),
-        "prediction": pictures.on_tissue(small, pictures.colours(small.prediction), small.prediction > 0),
+        "truth": pictures.on_tissue(small, colours(small.truth), small.truth > 0),
+        "prediction": pictures.on_tissue(small, colours(small.prediction), small.prediction > 0),
         "errors": pictures.errors(small),
     }
     return Example(

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from GenSelfDiff.data import Patches
 from GenSelfDiff.evaluation.evaluate import BY_IMAGE, BY_INSTANCE, Figures
 from GenSelfDiff.evaluation.pixel_metrics import ABSENT_CLASSES
+from GenSelfDiff.palette import colours
 from GenSelfDiff.report import charts, pictures
 from GenSelfDiff.report.examples import RANKED_BY, Example
 from GenSelfDiff.report.table_files import NOTHING, groups, is_distance, shown
@@ -126,7 +127,7 @@ def _charts(facts: Facts) -> dict[str, Any]:
 
 def _colours(classes: list[str]) -> dict[str, dict[str, str]]:
     """Colours for the legends, as CSS wants them."""
-    of_class = {name: pictures.colours(np.array(c)) for c, name in enumerate(classes) if c}
+    of_class = {name: colours(np.array(c)) for c, name in enumerate(classes) if c}
     return {
         kind: {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in group.items()}
         for kind, group in (("classes", of_class), ("errors", pictures.ERRORS))

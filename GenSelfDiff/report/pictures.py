@@ -12,16 +12,9 @@ from matplotlib.patches import Patch
 from skimage.segmentation import find_boundaries
 
 from GenSelfDiff.evaluation.evaluate import Image
+from GenSelfDiff.palette import colours, draw_contours
 from utils_general import InputError, save_figure, write_png
 
-# Classes 1 to 3 in the published colours, then four that can be told from them; the background is black.
-PALETTE = np.array(
-    [
-        *[(0, 0, 0), (255, 69, 0), (127, 255, 0), (135, 206, 250)],
-        *[(255, 215, 0), (218, 112, 214), (0, 128, 128), (160, 82, 45)],
-    ],
-    dtype=np.uint8,
-)
 # Told apart with each of the common colour vision deficiencies, and none of them a quiet grey.
 ERRORS = {
     "found": (160, 160, 160),
@@ -31,12 +24,6 @@ ERRORS = {
     "not covered by patches": (15, 15, 15),
 }
 DASHED = Patch(facecolor="white", edgecolor="black", linestyle="--", label="truth in the contours (dashed)")
-
-
-def colours(class_map: np.ndarray) -> np.ndarray:
-    """Class indices (H, W) in colour, uint8 (H, W, 3); beyond seven classes the colours repeat."""
-    index = np.where(class_map > 0, (class_map - 1) % (len(PALETTE) - 1) + 1, 0)
-    return PALETTE[index]
 
 
 def contours(image: Image) -> np.ndarray:
@@ -51,9 +38,8 @@ def contours(image: Image) -> np.ndarray:
     picture[y, x] = np.stack([*[dashes] * 3, np.full_like(dashes, 255)], axis=-1)
     class_of = np.zeros(int(image.instances.max()) + 1, int)  # by number; a filled hole is background in the class map
     np.maximum.at(class_of, image.instances, image.prediction)
-    predicted = find_boundaries(image.instances, mode="inner")
-    picture[predicted, :3] = colours(class_of[image.instances[predicted]])
-    picture[predicted, 3] = 255
+    picture[find_boundaries(image.instances, mode="inner"), 3] = 255
+    draw_contours(picture[..., :3], image.instances, class_of)
     return picture
 
 

@@ -20,8 +20,7 @@ from GenSelfDiff.report.examples import draw_examples
 from GenSelfDiff.report.page import Facts, write_page
 from GenSelfDiff.report.table_files import write_tables
 from GenSelfDiff.report.training_record import Stage
-from GenSelfDiff.training import plain
-from utils_general import MONUSEG, InputError, at_least, replace_folder, write_json
+from utils_general import MONUSEG, InputError, at_least, plain, replace_folder, write_json
 
 MARKER = "summary.json"
 

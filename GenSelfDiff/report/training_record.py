@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from GenSelfDiff import checkpoint
-from GenSelfDiff.downstream_train.Diff_Seg import SCRATCH
+from GenSelfDiff.settings import SCRATCH
 from utils_general import InputError, read_json
 
 COLUMNS = {"epoch", "train_loss", "seconds"}  # of a history.csv, at least

@@ -27,7 +27,6 @@ from tqdm import tqdm
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
-from GenSelfDiff.training import plain
 from GenSelfDiff.whole_image.pipeline import Network, WholeImageSettings, segment_image
 from GenSelfDiff.whole_image.slides import EXTENSIONS
 from GenSelfDiff.whole_image.windows import Averaging, averaged
@@ -37,6 +36,7 @@ from utils_general import (
     InputError,
     at_least,
     list_images,
+    plain,
     read_json,
     replace_file,
     run_script,

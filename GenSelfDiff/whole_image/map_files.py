@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from skimage.segmentation import find_boundaries
 
-from GenSelfDiff.report.pictures import colours
+from GenSelfDiff.palette import colours, draw_contours
 from GenSelfDiff.whole_image.objects import Objects
 from GenSelfDiff.whole_image.slides import View, thumbnail
 from GenSelfDiff.whole_image.windows import Blocks
@@ -90,8 +89,7 @@ class Maps:
         step = max(1.0, max(self.width, self.height) / OVERVIEW) if self.large else 1.0
         pixels = thumbnail(self.view.source, OVERVIEW if self.large else max(self.width, self.height))
         numbers = self.blocks.gather("numbers", "numbers", self._rows(step), self._columns(step))
-        contours = find_boundaries(numbers, mode="inner")
-        pixels[contours] = colours(self.objects.class_of[numbers[contours]])
+        draw_contours(pixels, numbers, self.objects.class_of)
         write_png(Path(f"{self.base}_overlay.png"), pixels)
 
 

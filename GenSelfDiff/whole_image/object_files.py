@@ -15,7 +15,7 @@ import pandas as pd
 import shapely
 
 from GenSelfDiff.instances import InstanceMethod
-from GenSelfDiff.report.pictures import colours
+from GenSelfDiff.palette import colours
 from GenSelfDiff.whole_image.objects import MARGINS, Objects, Progress, inner
 from GenSelfDiff.whole_image.slides import View
 from GenSelfDiff.whole_image.windows import Blocks

@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from GenSelfDiff import checkpoint, training
+from GenSelfDiff import checkpoint
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.pretrain import SS_diff
+from utils_general import plain
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
@@ -29,7 +30,7 @@ KILLED = -signal.SIGKILL
 def command(settings):
     """The command line that means these settings."""
     words = [str(ROOT / SCRIPTS[type(settings)])]
-    for name, value in training.plain(settings).items():
+    for name, value in plain(settings).items():
         values = value if isinstance(value, list) else [value]
         option = f"--{name.replace('_', '-')}"
         words += [option] * (value is True) if isinstance(value, bool) else [option, *map(str, values)]

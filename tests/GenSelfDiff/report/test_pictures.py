@@ -5,9 +5,9 @@ import pytest
 from skimage.color import rgb2lab
 
 from GenSelfDiff.evaluation.evaluate import Image
+from GenSelfDiff.palette import colours
 from GenSelfDiff.report.pictures import (
     ERRORS,
-    colours,
     contours,
     draw,
     draw_example,
