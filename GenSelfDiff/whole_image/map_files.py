@@ -7,9 +7,9 @@ import numpy as np
 import tifffile
 
 from GenSelfDiff.palette import colours, draw_contours
+from GenSelfDiff.whole_image.blocks import Blocks
 from GenSelfDiff.whole_image.objects import Objects
 from GenSelfDiff.whole_image.slides import View, thumbnail
-from GenSelfDiff.whole_image.windows import Blocks
 from utils_general import replace_file, write_png
 
 LARGE = 2**25  # pixels (5,800 x 5,800) from which on maps are pyramids and the overlay is an overview
