@@ -16,7 +16,11 @@ class Blocks:
     """Maps of a whole image (H, W), kept on disk in square blocks: memory holds a few of them at a time.
 
     A kind of map is written for a block at once, `write`, and read by block, or by rows and columns of the whole image,
-    `gather`. What was written stays when the process ends: `has` tells.
+    `gather`. What was written stays when the process ends: `has` tells. The kinds, and their maps:
+
+    - "classes": `classes`, uint8 class indices; `probability_<c>` of each class but the background, uint8, 255 for 1
+    - "labels": `labels`, int32, of the block with a margin; `class_of`, the class of each label (labels,)
+    - "numbers": `numbers`, int32, the objects' numbers
     """
 
     def __init__(self, folder: Path, height: int, width: int, size: int):

@@ -5,7 +5,6 @@ import json
 import math
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,7 @@ from GenSelfDiff.instances import InstanceMethod
 from GenSelfDiff.palette import colours
 from GenSelfDiff.whole_image.blocks import Blocks
 from GenSelfDiff.whole_image.measurements import Measured, measure_objects
-from GenSelfDiff.whole_image.objects import Objects, Progress
-from GenSelfDiff.whole_image.slides import View
+from GenSelfDiff.whole_image.objects import ImageFacts, Objects, Progress
 from utils_general import replace_file
 
 # Columns of the table that QuPath gets too, and how they are called there
@@ -31,19 +29,6 @@ MEASUREMENTS = {
 # What QuPath calls objects: those of a watershed are small and many, as nuclei
 OBJECT_TYPES: dict[InstanceMethod, str] = {"watershed": "detection", "components": "annotation"}
 DECIMALS = 3  # of a pixel, in outlines
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageFacts:
-    """What is known of the image in which objects were found."""
-
-    name: str
-    """of its file: with an object's number it makes the object's id"""
-    classes: list[str]
-    view: View
-    """at the resolution that was worked at"""
-    mpp: float | None
-    """micrometres a pixel of the image; None where unknown"""
 
 
 def write_objects(

@@ -15,6 +15,7 @@ from skimage.measure import label
 
 from GenSelfDiff.instances import InstanceMethod, InstanceSettings, to_instances
 from GenSelfDiff.whole_image.blocks import Blocks, Box
+from GenSelfDiff.whole_image.slides import View
 
 # Pixels that neighbouring blocks share. Connected components need the next pixel only, and their perimeter one more;
 # what the watershed does to a nucleus depends on the nuclei around it.
@@ -43,6 +44,19 @@ class Objects:
     def renumber(self, block: int, labels: np.ndarray) -> np.ndarray:
         """The objects' numbers where a block has its labels."""
         return self.numbers[self.first[block] : self.first[block + 1]][labels]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What is known of the image in which objects were found."""
+
+    name: str
+    """of its file: with an object's number it makes the object's id"""
+    classes: list[str]
+    view: View
+    """at the resolution that was worked at"""
+    mpp: float | None
+    """micrometres a pixel of the image; None where unknown"""
 
 
 def _pixels(blocks: Blocks, kind: str, name: str, box: Box) -> np.ndarray:

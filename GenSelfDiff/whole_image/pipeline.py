@@ -1,4 +1,13 @@
-"""One image of any size from its pixels to its files, in steps that are kept on disk and so survive a kill."""
+"""One image of any size from its pixels to its files, in steps that are kept on disk and so survive a kill.
+
+1. `slides`: open it, bring it to the resolution that is worked at, see where there is tissue.
+2. `windows`: class probabilities of every block, by overlapping windows that the network looks at.
+3. `objects`: label every block, and join what lies over the borders of blocks.
+4. `measurements`, `object_files`: measure the objects; table (csv) and outlines (GeoJSON).
+5. `map_files`: class map, instance map, overlay.
+
+`blocks` keeps the maps of steps 2 to 4.
+"""
 
 import contextlib
 import shutil
@@ -14,8 +23,8 @@ from GenSelfDiff.instances import InstanceMethod, InstanceSettings
 from GenSelfDiff.predictor import TrainedPredictor
 from GenSelfDiff.whole_image.blocks import Blocks
 from GenSelfDiff.whole_image.map_files import LARGE, Maps
-from GenSelfDiff.whole_image.object_files import ImageFacts, write_objects
-from GenSelfDiff.whole_image.objects import join_blocks, label_blocks
+from GenSelfDiff.whole_image.object_files import write_objects
+from GenSelfDiff.whole_image.objects import ImageFacts, join_blocks, label_blocks
 from GenSelfDiff.whole_image.slides import Source, Tissue, View, open_source, thumbnail
 from GenSelfDiff.whole_image.windows import Wanted, Windows, predict_box
 from utils_general import PATCH_SIZE, InputError
@@ -67,17 +76,17 @@ def segment_image(
     began = time.monotonic()
     with contextlib.closing(open_source(path)) as source:
         mpp = source.mpp or settings.image_mpp
-        view = View.scaled(source, scale_of(path, mpp, network.mpp, settings.mpp))
+        view = View.scaled(source, scale_of(path, mpp, trained=network.mpp, wanted=settings.mpp))
         blocks = Blocks(state, view.height, view.width, settings.block_size)
         wanted, looked_at = _wanted(source, view, settings)
         _infer(view, blocks, network, windows_of(network, settings), wanted, path.name)
         method = instance_method(network, settings)
-        about = ImageFacts(name=path.name, classes=network.classes, view=view, mpp=mpp)
+        image = ImageFacts(name=path.name, classes=network.classes, view=view, mpp=mpp)
         with _progress_bar(OBJECT_PASSES * len(blocks), "objects", "block") as bar:
             label_blocks(blocks, method, settings, bar.update)
             objects = join_blocks(blocks, method, settings.minimum_area, bar.update)
-            write_objects(blocks, objects, method, about, base, bar.update)
-        Maps(blocks, view, objects, mpp, base).write(network.classes, settings.probabilities)
+            write_objects(blocks, objects, method, image, base, bar.update)
+        Maps(blocks, objects, image, base).write(settings.probabilities)
         shares = _class_pixels(blocks, len(network.classes)) / (view.width * view.height)
     shutil.rmtree(state)
     return {
@@ -92,7 +101,7 @@ def segment_image(
     }
 
 
-def scale_of(path: Path, own: float | None, trained: float | None, wanted: float | None) -> float:
+def scale_of(path: Path, own: float | None, *, trained: float | None, wanted: float | None) -> float:
     """Pixels of the image in one pixel of the working resolution, from micrometres a pixel, None where unknown."""
     if own is None and wanted is not None:
         raise InputError(f"{path} does not say its resolution, which --mpp needs: say it with --image-mpp")

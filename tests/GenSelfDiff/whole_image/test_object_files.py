@@ -10,8 +10,8 @@ from skimage.measure import regionprops_table
 
 from GenSelfDiff.instances import InstanceSettings
 from GenSelfDiff.whole_image.blocks import Blocks
-from GenSelfDiff.whole_image.object_files import ImageFacts, write_objects
-from GenSelfDiff.whole_image.objects import join_blocks, label_blocks
+from GenSelfDiff.whole_image.object_files import write_objects
+from GenSelfDiff.whole_image.objects import ImageFacts, join_blocks, label_blocks
 from GenSelfDiff.whole_image.slides import DecodedImage, View
 from tests.GenSelfDiff.whole_image.test_objects import blobs
 
