@@ -34,8 +34,8 @@ class Predictor(Protocol):
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 (N, H, W, 3) to class probabilities float32 (N, C, H, W), which sum to 1 over the classes.
 
-        N is any number from 1, of patches or windows of one source image; a predictor divides them into batches itself,
-        and takes arrays of any memory layout.
+        N is any number from 1: all patches of one source image in a test, some windows of it in a whole image. A
+        predictor divides them into batches itself, and takes arrays of any memory layout.
         """
 
 

@@ -41,12 +41,12 @@ from utils_general import (
     write_json,
 )
 
-SHOWN = 8  # images in a row of the picture
+SHOWN = 8  # images in a row of the figure
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Draw the same images with several samplers; table of seconds and distances, picture."""
+    """Draw the same images with several samplers; table of seconds and distances, figure."""
 
     pretrained: str = "MoNuSeg_pretrain"
     """run of pre-training, or the path of its folder or of a (published) .pth"""
@@ -102,7 +102,7 @@ def draw(
     return np.concatenate(images), seconds / len(seeds)
 
 
-def draw_picture(strips: dict[str, np.ndarray], path: Path) -> None:
+def draw_figure(strips: dict[str, np.ndarray], path: Path) -> None:
     """A row of images for each of `strips`, uint8 (N, H, W, 3), with its name beside it."""
     figure, axes = plt.subplots(len(strips), figsize=(13, 1.5 * len(strips)), squeeze=False)
     for ax, (name, images) in zip(axes[:, 0], strips.items(), strict=True):
@@ -113,7 +113,7 @@ def draw_picture(strips: dict[str, np.ndarray], path: Path) -> None:
 
 
 class Report:
-    """The table and the picture, on the disk as far as they have come."""
+    """The table and the figure, on the disk as far as they have come."""
 
     def __init__(self, settings: Settings, generator: ImageGenerator, real: np.ndarray):
         self.folder, self.real = settings.output, real[: settings.count]
@@ -140,7 +140,7 @@ class Report:
             table.to_csv(temporary, index=False)
         with replace_file(self.folder / "sampling.md") as temporary:
             temporary.write_text(f"{self.about}\n\n{markdown(table)}")
-        draw_picture(self.strips, self.folder / "sampling.png")
+        draw_figure(self.strips, self.folder / "sampling.png")
 
 
 def main(settings: Settings) -> None:

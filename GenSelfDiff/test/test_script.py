@@ -1,4 +1,4 @@
-"""Testing a fine-tuned network: all figures of the paper, the standard ones beside them, pictures and label maps.
+"""Testing a fine-tuned network: all metrics of the paper, the standard ones beside them, pictures and label maps.
 
     python3 ./GenSelfDiff/test/test_script.py
 

@@ -27,6 +27,7 @@ TIF_INCH, TIF_CENTIMETRE = 2, 3
 TIF_UNITS = {TIF_INCH: 25_400.0, TIF_CENTIMETRE: 10_000.0}  # micrometres
 DECODED_WHOLE = 2**27  # pixels; an image without tiles that is larger is not decoded in memory
 ROUNDED = 1.001  # the sides of a pyramid's levels are whole pixels: 4.001 times smaller is meant to be 4 times
+NEIGHBOURS, RIM = 3, 2  # pixels of a thumbnail: over which colour is averaged, and added around what is tissue
 PIECE = 4096  # pixels of a side that are read at once where a whole slide is looked through
 TO_SLIDE = "convert it, e.g. with: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 TO_8_BIT = "how they are to be scaled is not known here, convert it to 8-bit RGB"
@@ -302,25 +303,27 @@ def thumbnail(source: Source, longest: int) -> np.ndarray:
     view = View.scaled(source, max(1.0, max(source.width, source.height) / longest))
     level = source.best_level(min(view.scale))
     piece = max(1, int(PIECE / max(1.0, view.scale[0] / source.downsamples[level])))
-    picture = np.zeros((view.height, view.width, 3), np.uint8)
+    pixels = np.zeros((view.height, view.width, 3), np.uint8)
     for top in range(0, view.height, piece):
         for left in range(0, view.width, piece):
             bottom, right = min(top + piece, view.height), min(left + piece, view.width)
-            picture[top:bottom, left:right] = view.read(left, top, right, bottom)
-    return picture
+            pixels[top:bottom, left:right] = view.read(left, top, right, bottom)
+    return pixels
 
 
 class Tissue:
-    """Where an image shows tissue, from its thumbnail uint8 (H, W, 3), with a rim two pixels of the thumbnail wide.
+    """Where an image shows tissue, from its thumbnail `overview`, uint8 (H, W, 3).
 
     Glass, and what was not scanned, is white, grey or black: its channels are alike. Stained tissue has a colour: its
-    channels differ by more than `threshold` (of 0 to 1) on average over 3 x 3 pixels.
+    channels differ by more than `threshold` (of 0 to 1) on average over 3 x 3 pixels. A rim two pixels of the thumbnail
+    wide is added.
     """
 
-    def __init__(self, view: View, picture: np.ndarray, threshold: float):
-        colour = picture.max(-1).astype(np.float32) - picture.min(-1)
-        self.mask = binary_dilation(uniform_filter(colour, 3) > 255 * threshold, iterations=2)
-        self.scale = picture.shape[1] / view.width, picture.shape[0] / view.height
+    def __init__(self, view: View, overview: np.ndarray, threshold: float):
+        colour = overview.max(-1).astype(np.float32) - overview.min(-1)
+        self.mask = binary_dilation(uniform_filter(colour, NEIGHBOURS) > 255 * threshold, iterations=RIM)
+        self.scale = overview.shape[1] / view.width, overview.shape[0] / view.height
+        # Of the mask's pixels above and left of each corner of a pixel (a summed-area table)
         self.sums = np.pad(self.mask.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
 
     def inside(self, xs: np.ndarray, ys: np.ndarray, size: int) -> np.ndarray:
