@@ -5,23 +5,19 @@
 Images are written as they come; started again, the script goes on with those that are missing.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from GenSelfDiff import checkpoint
-from GenSelfDiff.data import PRETRAINING_RANGE, to_image
-from GenSelfDiff.devices import Devices, InPrecision, Precision, check_precision, set_up_alone
-from GenSelfDiff.diffusion import GaussianDiffusion, Sampler, SamplerName
+from GenSelfDiff.devices import Precision, check_precision, set_up_alone
+from GenSelfDiff.samplers import Sampler, SamplerName
 from GenSelfDiff.synthesis.image_distance import compare, read_images, real_patches
-from GenSelfDiff.unet_checkpoint import load_diffusion
+from GenSelfDiff.synthesis.image_generator import ImageGenerator
 from utils_general import (
     GENERATED,
     MONUSEG,
+    SHEET,
     SPLIT_SEED,
     InputError,
     at_least,
@@ -34,7 +30,6 @@ from utils_general import (
     write_png,
 )
 
-SHEET = 64  # images on the contact sheet
 COMPARED = 200  # images that are compared with as many real ones, at most
 
 
@@ -66,33 +61,11 @@ class Settings:
     """image i is drawn from seed + i"""
 
 
-class Network:
-    """A pre-trained network, ready to draw images, with what its checkpoint says about them."""
-
-    def __init__(self, pretrained: str, devices: Devices):
-        self.path, self.devices = checkpoint.find(pretrained), devices
-        self.model, loaded = load_diffusion(self.path, devices.device)
-        trained = loaded.get("settings", {})  # a published checkpoint has none: the published values hold
-        self.diffusion = GaussianDiffusion(trained.get("schedule", "quadratic"), trained.get("timesteps", 1000))
-        self.diffusion.to(devices.device)
-        self.input_range = trained.get("input_range", PRETRAINING_RANGE)
-        self.size, self.epoch = loaded.get("patch_size", 256), loaded["epoch"]
-
-    def draw(
-        self, seeds: list[int], sampler: Sampler, precision: Precision, progress: Callable[[int], Any] = lambda n: None
-    ) -> np.ndarray:
-        """One image a seed, uint8 (B, H, W, 3); `progress` is told after each step how many images made one."""
-        predict = self.devices.wrap(InPrecision(self.model, precision))
-        for _, x in self.diffusion.sample(predict, self.size, seeds, sampler):
-            progress(len(x))
-        return to_image(x, self.input_range)
-
-
-def prepare_output(settings: Settings, network: Network, sampler: Sampler) -> list[int]:
+def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampler) -> list[int]:
     """The numbers of the images still to be made; `InputError` where the folder holds images of another run."""
     identity = {
-        "checkpoint": str(network.path.resolve()),
-        "epoch": network.epoch,
+        "checkpoint": str(generator.path.resolve()),
+        "epoch": generator.epoch,
         "seed": settings.seed,
         "precision": settings.precision,
         "sampler": sampler.name,
@@ -102,7 +75,7 @@ def prepare_output(settings: Settings, network: Network, sampler: Sampler) -> li
     record = settings.output / "settings.json"
     settings.output.mkdir(parents=True, exist_ok=True)
     if record.is_file():
-        before_there_was_a_choice = {"sampler": "ancestral", "steps": network.diffusion.timesteps, "eta": 0.0}
+        before_there_was_a_choice = {"sampler": "ancestral", "steps": generator.diffusion.timesteps, "eta": 0.0}
         earlier = {**before_there_was_a_choice, **read_json(record)}
         if changed := [k for k in identity if earlier.get(k) != identity[k]]:
             name = changed[0]
@@ -116,17 +89,17 @@ def prepare_output(settings: Settings, network: Network, sampler: Sampler) -> li
     return [i for i in range(settings.count) if not (settings.output / f"image_{i}.png").is_file()]
 
 
-def generate(settings: Settings, network: Network) -> None:
+def generate(settings: Settings, generator: ImageGenerator) -> None:
     """Make the missing images, batch by batch."""
-    sampler = Sampler(settings.sampler, settings.steps, settings.eta).resolved(network.diffusion.timesteps)
-    missing = prepare_output(settings, network, sampler)
+    sampler = Sampler(settings.sampler, settings.steps, settings.eta).resolved(generator.diffusion.timesteps)
+    missing = prepare_output(settings, generator, sampler)
     if len(missing) < settings.count:
         print(f"{settings.count - len(missing)} of {settings.count} images are there already")
-    step = settings.batch_size * network.devices.replicas
+    step = settings.batch_size * generator.devices.replicas
     with tqdm(total=len(missing) * sampler.steps, unit="step", unit_scale=True, disable=None) as bar:
         for start in range(0, len(missing), step):
             numbers = missing[start : start + step]
-            images = network.draw([settings.seed + i for i in numbers], sampler, settings.precision, bar.update)
+            images = generator.draw([settings.seed + i for i in numbers], sampler, settings.precision, bar.update)
             for i, image in zip(numbers, images, strict=True):
                 write_png(settings.output / f"image_{i}.png", image)
 
@@ -136,13 +109,13 @@ def main(settings: Settings) -> None:
     at_least(settings, count=1, batch_size=1, seed=0)
     devices = set_up_alone(settings.device)
     check_precision(settings.precision, devices.device)
-    network = Network(settings.pretrained, devices)
-    real = real_patches(settings.data, network.size)
-    generate(settings, network)
+    generator = ImageGenerator(settings.pretrained, devices)
+    real = real_patches(settings.data, generator.size)
+    generate(settings, generator)
     files = [settings.output / f"image_{i}.png" for i in range(settings.count)]
-    generated = read_images(files[:COMPARED], network.size)
-    write_png(settings.output / "contact_sheet.png", contact_sheet(list(generated[:SHEET]), columns=8))
-    tables = compare(generated, read_images(real[: 2 * COMPARED], network.size))
+    generated = read_images(files[:COMPARED], generator.size)
+    write_png(settings.output / "contact_sheet.png", contact_sheet(list(generated[:SHEET])))
+    tables = compare(generated, read_images(real[: 2 * COMPARED], generator.size))
     for name, table in tables.items():
         with replace_file(settings.output / f"{name}.csv") as temporary:
             table.to_csv(temporary)

@@ -13,6 +13,7 @@ from GenSelfDiff.data import Patches, pretraining_folder
 from utils_general import (
     GENERATED,
     MONUSEG,
+    SHEET,
     SPLIT_SEED,
     InputError,
     at_least,
@@ -23,8 +24,6 @@ from utils_general import (
     write_json,
     write_png,
 )
-
-SHEET = 64  # images on the contact sheet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ def main(settings: Settings) -> None:
         if not target.is_file():
             write_png(target, read_rgb(file))
     first = [read_rgb(settings.output / f"image_{i}.png") for i in range(min(SHEET, len(drawn)))]
-    write_png(settings.output / "contact_sheet.png", contact_sheet(first, columns=8))
+    write_png(settings.output / "contact_sheet.png", contact_sheet(first))
     print(f"{len(drawn)} real patches and contact_sheet.png are in {settings.output}")
 
 

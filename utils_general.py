@@ -35,7 +35,10 @@ RESULTS = ROOT / "results"  # one folder a test
 GENERATED = ROOT / "generated"  # synthetic images, and the real ones to compare them with
 
 SPLIT_SEED = 2023  # the paper's seed for every split
+PATCH_SIZE = 256  # pixels of the paper's patches, and of published checkpoints, which do not say it
 SIDE_MULTIPLE = 8  # the U-Net halves its input three times: sides of patches are multiples of this
+SHEET_COLUMNS = 8  # of a contact sheet
+SHEET = SHEET_COLUMNS**2  # images on it
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DISK_TROUBLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # no room, or a broken disk
@@ -212,7 +215,7 @@ def write_png(path: Path, array: np.ndarray) -> None:
         Image.fromarray(array).save(temporary, format="PNG", compress_level=3)
 
 
-def contact_sheet(images: list[np.ndarray], columns: int) -> np.ndarray:
+def contact_sheet(images: list[np.ndarray], columns: int = SHEET_COLUMNS) -> np.ndarray:
     """Put images of one size, each uint8 (H, W, 3), into one picture, row by row, on white."""
     height, width = images[0].shape[:2]
     gap, rows = 2, -(-len(images) // columns)

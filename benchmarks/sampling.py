@@ -24,9 +24,9 @@ import matplotlib.pyplot as plt
 
 from benchmarks.tables import machine, markdown
 from GenSelfDiff.devices import Precision, check_precision, set_up_alone
-from GenSelfDiff.diffusion import Sampler, SamplerName
+from GenSelfDiff.samplers import Sampler, SamplerName
 from GenSelfDiff.synthesis.image_distance import image_distance, read_images, real_patches
-from image_generation import Network
+from GenSelfDiff.synthesis.image_generator import ImageGenerator
 from utils_general import (
     MONUSEG,
     RESULTS,
@@ -41,12 +41,12 @@ from utils_general import (
     write_json,
 )
 
-SHOWN = 8  # images in a row of the picture
+SHOWN = 8  # images in a row of the figure
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Draw the same images with several samplers; table of seconds and distances, picture."""
+    """Draw the same images with several samplers; table of seconds and distances, figure."""
 
     pretrained: str = "MoNuSeg_pretrain"
     """run of pre-training, or the path of its folder or of a (published) .pth"""
@@ -86,21 +86,23 @@ def read_sampler(text: str, timesteps: int) -> Sampler:
     return Sampler(name, steps, eta).resolved(timesteps)
 
 
-def draw(network: Network, sampler: Sampler, precision: Precision, settings: Settings) -> tuple[np.ndarray, float]:
+def draw(
+    generator: ImageGenerator, sampler: Sampler, precision: Precision, settings: Settings
+) -> tuple[np.ndarray, float]:
     """All images of a combination, uint8 (N, H, W, 3), and the seconds an image took."""
     seeds = [settings.seed + i for i in range(settings.count)]
-    step = settings.batch_size * network.devices.replicas
+    step = settings.batch_size * generator.devices.replicas
     batches = [seeds[i : i + step] for i in range(0, len(seeds), step)]
-    network.draw(batches[0], Sampler("ddim", 1), precision)  # what only the first call costs is not counted
+    generator.draw(batches[0], Sampler("ddim", 1), precision)  # what only the first call costs is not counted
     title = f"{sampler.name}, {sampler.steps} steps, {precision}"
     with tqdm(total=len(seeds) * sampler.steps, desc=title, unit="step", unit_scale=True, disable=None) as bar:
         start = time.perf_counter()
-        images = [network.draw(batch, sampler, precision, bar.update) for batch in batches]
+        images = [generator.draw(batch, sampler, precision, bar.update) for batch in batches]
         seconds = time.perf_counter() - start
     return np.concatenate(images), seconds / len(seeds)
 
 
-def draw_picture(strips: dict[str, np.ndarray], path: Path) -> None:
+def draw_figure(strips: dict[str, np.ndarray], path: Path) -> None:
     """A row of images for each of `strips`, uint8 (N, H, W, 3), with its name beside it."""
     figure, axes = plt.subplots(len(strips), figsize=(13, 1.5 * len(strips)), squeeze=False)
     for ax, (name, images) in zip(axes[:, 0], strips.items(), strict=True):
@@ -111,15 +113,15 @@ def draw_picture(strips: dict[str, np.ndarray], path: Path) -> None:
 
 
 class Report:
-    """The table and the picture, on the disk as far as they have come."""
+    """The table and the figure, on the disk as far as they have come."""
 
-    def __init__(self, settings: Settings, network: Network, real: np.ndarray):
+    def __init__(self, settings: Settings, generator: ImageGenerator, real: np.ndarray):
         self.folder, self.real = settings.output, real[: settings.count]
         self.rows: list[dict[str, Any]] = []
         self.strips = {"real": self.real[:SHOWN]}
         self.about = (
-            f"{settings.count} images of {network.size} pixels from {network.path}, on "
-            f"{machine(str(network.devices.device))}. Sliced Wasserstein distance x 1000 from {settings.count} real "
+            f"{settings.count} images of {generator.size} pixels from {generator.path}, on "
+            f"{machine(str(generator.devices.device))}. Sliced Wasserstein distance x 1000 from {settings.count} real "
             "patches, by size of the image; to be read beside that of other real patches."
         )
         noise = np.random.default_rng(settings.seed).normal(127.5, 127.5, self.real.shape).clip(0, 255)
@@ -138,7 +140,7 @@ class Report:
             table.to_csv(temporary, index=False)
         with replace_file(self.folder / "sampling.md") as temporary:
             temporary.write_text(f"{self.about}\n\n{markdown(table)}")
-        draw_picture(self.strips, self.folder / "sampling.png")
+        draw_figure(self.strips, self.folder / "sampling.png")
 
 
 def main(settings: Settings) -> None:
@@ -147,18 +149,18 @@ def main(settings: Settings) -> None:
     devices = set_up_alone(settings.device)
     for precision in settings.precisions:
         check_precision(precision, devices.device)
-    network = Network(settings.pretrained, devices)
-    samplers = [read_sampler(text, network.diffusion.timesteps) for text in settings.samplers]
-    files = real_patches(settings.data, network.size)[: 2 * settings.count]
+    generator = ImageGenerator(settings.pretrained, devices)
+    samplers = [read_sampler(text, generator.diffusion.timesteps) for text in settings.samplers]
+    files = real_patches(settings.data, generator.size)[: 2 * settings.count]
     if len(files) < 2 * settings.count:
         raise InputError(f"--data has {len(files)} patches: {settings.count} images are compared with twice as many")
     if settings.output.exists():
         raise InputError(f"{settings.output} is there already: choose another --output")
     write_json(settings.output / "settings.json", plain(settings))
-    report = Report(settings, network, read_images(files, network.size))
+    report = Report(settings, generator, read_images(files, generator.size))
     for sampler in samplers:
         for precision in settings.precisions:
-            images, seconds = draw(network, sampler, precision, settings)
+            images, seconds = draw(generator, sampler, precision, settings)
             name = f"{sampler.name}, eta {sampler.eta:g}" if sampler.eta else sampler.name
             report.add(name, images, sampler.steps, precision, seconds)
     print((settings.output / "sampling.md").read_text())

@@ -13,10 +13,8 @@ from GenSelfDiff.data import Patches
 from GenSelfDiff.evaluation import pixel_metrics as metrics
 from GenSelfDiff.evaluation.instance_metrics import INSTANCE_FIGURES, check_instances, instance_counts, instance_figures
 from GenSelfDiff.instances import InstanceSettings, of_class, to_instances
+from GenSelfDiff.predictor import Predictor
 from utils_general import DataSet, InputError
-
-Predictor = Callable[[np.ndarray], np.ndarray]
-"""All patches of one source image, uint8 (N, H, W, 3), to class probabilities float32 (N, C, H, W)"""
 
 AS_PUBLISHED = "as published: mean over patches, classes without background"
 BY_IMAGE = "standard: mean over images, classes without background"

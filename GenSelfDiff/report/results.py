@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from GenSelfDiff.data import Patches
-from GenSelfDiff.evaluation.evaluate import Figures, Image, Predictor, check_patches, evaluate
+from GenSelfDiff.evaluation.evaluate import Figures, Image, check_patches, evaluate
 from GenSelfDiff.evaluation.pixel_metrics import ABSENT_CLASSES
 from GenSelfDiff.instances import InstanceSettings
+from GenSelfDiff.predictor import Predictor
 from GenSelfDiff.report import charts, pictures
 from GenSelfDiff.report.examples import draw_examples
 from GenSelfDiff.report.page import Facts, write_page

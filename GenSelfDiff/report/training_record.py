@@ -27,13 +27,14 @@ class Stage:
     """a row an epoch, as in `history.csv`; None where there is none"""
 
 
-def training_stages(path: Path, loaded: dict[str, Any]) -> list[Stage]:
+def training_stages(path: Path, settings: dict[str, Any]) -> list[Stage]:
     """The runs that made the segmentation checkpoint at `path`, in their order.
 
-    The last is its fine-tuning; the pre-training comes first where the settings name it and its folder is still there.
-    What lies beside a checkpoint is read only where the checkpoint has a name that a run gives.
+    The last is its fine-tuning, of which the checkpoint holds the `settings` (a published one none); the pre-training
+    comes first where the settings name it and its folder is still there. What lies beside a checkpoint is read only
+    where the checkpoint has a name that a run gives.
     """
-    finetuning = _stage("fine-tuning", path, loaded["settings"] if "stage" in loaded else {})
+    finetuning = _stage("fine-tuning", path, settings)
     pretrained = finetuning.settings.get("pretrained", SCRATCH)
     if pretrained == SCRATCH:
         return [finetuning]

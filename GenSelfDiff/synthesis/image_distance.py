@@ -1,9 +1,9 @@
 """How far generated images are from real ones: colours, and sliced Wasserstein distance on Laplacian pyramids.
 
 The distance is that of Karras et al., 2018 (progressive growing of GANs, arXiv 1710.10196), section 5. No other network
-judges the images, so nothing is downloaded, and every scale has a figure of its own: the coarsest tells of layout, the
-finest of texture and noise. Two sets of real images are not at distance 0 from each other, the less so the fewer they
-are: a distance says something beside that of as many other real images.
+judges the images, so nothing is downloaded, and every scale has a distance of its own: the coarsest tells of layout,
+the finest of texture and noise. Two sets of real images are not at distance 0 from each other, the less so the fewer
+they are: a distance says something beside that of as many other real images.
 """
 
 from collections.abc import Iterator
@@ -83,9 +83,9 @@ def image_distance(real: np.ndarray, images: np.ndarray, seed: int = SPLIT_SEED)
     """Distances x 1000 of `images` from `real`: of each level ("128 px", "64 px", ...), "mean", "mean, real scale".
 
     Both are as many images of one size, uint8 (N, H, W, 3). The patches of a level are brought to mean 0 and deviation
-    1, channel by channel, before they are compared: as published, each set by its own figures, so that a colour cast
-    and a lack of contrast that all images share are not seen. "mean, real scale" brings both sets there by the figures
-    of `real`, and sees them. Patches lie at the same places in both sets: a set has distance 0 from itself.
+    1, channel by channel, before they are compared: as published, each set by its own mean and deviation, so that a
+    colour cast and a lack of contrast that all images share are not seen. "mean, real scale" brings both sets there by
+    those of `real`, and sees them. Patches lie at the same places in both sets: a set has distance 0 from itself.
 
     Raises `InputError` where the sets do not go together.
     """

@@ -19,18 +19,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
-from GenSelfDiff import checkpoint
-from GenSelfDiff.data import to_input
-from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
-from GenSelfDiff.networks import load_segmentation
-from GenSelfDiff.whole_image.pipeline import Network, WholeImageSettings, segment_image
+from GenSelfDiff import predictor
+from GenSelfDiff.predictor import PredictorSettings, TrainedPredictor
+from GenSelfDiff.whole_image.pipeline import WholeImageSettings, instance_method, segment_image, windows_of
 from GenSelfDiff.whole_image.slides import EXTENSIONS
-from GenSelfDiff.whole_image.windows import Averaging, averaged
 from utils_general import (
     RESULTS,
     SIDE_MULTIPLE,
@@ -50,64 +45,42 @@ ENDINGS = (".geojson", "_objects.csv", *(f"_{kind}.*" for kind in ("classes", "i
 # When a run is continued; the network is known by its weights, whatever its name or path.
 MAY_CHANGE = {"device", "batch_size", "overwrite", "output", "run"}
 SOME_FAILED = 3  # exit code
+MOST_OVERLAP = 0.9  # of windows: the more, the slower
 DIFFERENT = 1.2  # factor between resolutions from which on a network may see what it was not trained for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(WholeImageSettings):
+class Settings(PredictorSettings, WholeImageSettings):
     """Segment whole images with a fine-tuned network. Exit code 3: some images failed, the others are done."""
 
     images: Path
     """folder of images, or one image"""
-    run: str = "MoNuSeg_finetune"
-    """run of fine-tuning, or the path of its folder or of a (published) .pth"""
     output: Path = RESULTS / "segmented"
     """folder for the results"""
-    window: int | None = None
-    """pixels of a window's side, a multiple of 8; that of the training's patches if not given (256 where unknown)"""
-    tta: Averaging = "none"
-    """average over the image seen in several ways: none, flips (4 times the time) or all, with quarter turns (8)"""
-    batch_size: int = 8
-    """windows at a time"""
-    precision: Precision = "float32"
-    """float32, or bfloat16 (autocast: faster, rounded)"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
     overwrite: bool = False
     """replace the results of an earlier run with other settings"""
 
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
-        at_least(self, mpp=1e-3, image_mpp=1e-3, overlap=0, tissue=0, block_size=16, batch_size=1, window=SIDE_MULTIPLE)
+        at_least(self, mpp=1e-3, image_mpp=1e-3, overlap=0, tissue=0, block_size=16, window=SIDE_MULTIPLE)
         at_least(self, minimum_area=0, peak_distance=1, largest_hole=0, smoothing=0)
-        if self.overlap > 0.9:
-            raise InputError(f"--overlap {self.overlap}: 0 to 0.9 is wanted")
+        if self.overlap > MOST_OVERLAP:
+            raise InputError(f"--overlap {self.overlap}: 0 to {MOST_OVERLAP} is wanted")
         if self.window is not None and self.window % SIDE_MULTIPLE:
             raise InputError(f"--window {self.window}: the network wants a multiple of {SIDE_MULTIPLE}")
 
 
-def load_network(settings: Settings, path: Path) -> Network:
-    """The network of a checkpoint, ready to segment."""
-    device = set_up_alone(settings.device).device
-    model, loaded = load_segmentation(path, device)
-    model = InPrecision(model, settings.precision)
-    input_range = tuple(loaded["settings"]["input_range"])
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            x = torch.stack([to_input(image, input_range) for image in images]).to(device)
-            return model(x).softmax(1).cpu().numpy()
-
-    classes, method = loaded["classes"], settings.instances
-    if method == "auto":  # a checkpoint that does not say it is older than the question
-        nuclei = any("nucle" in name for name in classes)
-        method = loaded.get("instances", "watershed" if nuclei else "components")
-    window = settings.window or loaded.get("patch_size") or 256
-    mpp = loaded.get("mpp")
-    print(f"{path}: epoch {loaded['epoch']}, classes {', '.join(classes[1:])}; windows of {window} pixels, {method}")
-    if settings.mpp and mpp and not 1 / DIFFERENT <= settings.mpp / mpp <= DIFFERENT:
-        print(f"warning: --mpp {settings.mpp:g}, but the network was trained at {mpp:g} micrometres a pixel")
-    return Network(averaged(predict, settings.tta), classes, window, mpp, method, settings.batch_size)
+def load_network(settings: Settings) -> TrainedPredictor:
+    """The network of a run, ready to segment; says which it is, and where it may see what it was not trained for."""
+    network = predictor.load(settings)
+    window, method = windows_of(network, settings).size, instance_method(network, settings)
+    print(
+        f"{network.path}: epoch {network.epoch}, classes {', '.join(network.classes[1:])}; windows of {window} pixels, "
+        f"{method}"
+    )
+    if settings.mpp and network.mpp and not 1 / DIFFERENT <= settings.mpp / network.mpp <= DIFFERENT:
+        print(f"warning: --mpp {settings.mpp:g}, but the network was trained at {network.mpp:g} micrometres a pixel")
+    return network
 
 
 def find_images(images: Path) -> dict[str, Path]:
@@ -175,14 +148,12 @@ def main(settings: Settings) -> None:
     """Check everything, segment image by image, write the summary."""
     settings.check()
     images = find_images(settings.images)
-    path = checkpoint.find(settings.run)
-    network = load_network(settings, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    network = load_network(settings)
     resolved = {
         "script": "segment.py",
         **plain(settings),
         "images": str(settings.images.resolve()),
-        "checkpoint": digest,
+        "checkpoint": hashlib.sha256(network.path.read_bytes()).hexdigest(),
         "classes": network.classes,
     }
     stamps = {file.name: stamp(file) for file in images.values()}

@@ -14,7 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from skimage.measure import label
 
 from GenSelfDiff.instances import InstanceMethod, InstanceSettings, to_instances
-from GenSelfDiff.whole_image.windows import Blocks, Box
+from GenSelfDiff.whole_image.blocks import Blocks, Box
+from GenSelfDiff.whole_image.slides import View
 
 # Pixels that neighbouring blocks share. Connected components need the next pixel only, and their perimeter one more;
 # what the watershed does to a nucleus depends on the nuclei around it.
@@ -43,6 +44,19 @@ class Objects:
     def renumber(self, block: int, labels: np.ndarray) -> np.ndarray:
         """The objects' numbers where a block has its labels."""
         return self.numbers[self.first[block] : self.first[block + 1]][labels]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What is known of the image in which objects were found."""
+
+    name: str
+    """of its file: with an object's number it makes the object's id"""
+    classes: list[str]
+    view: View
+    """at the resolution that was worked at"""
+    mpp: float | None
+    """micrometres a pixel of the image; None where unknown"""
 
 
 def _pixels(blocks: Blocks, kind: str, name: str, box: Box) -> np.ndarray:
@@ -96,28 +110,47 @@ def join_blocks(blocks: Blocks, method: InstanceMethod, minimum_area: int, progr
     both blocks see them. Background that one class alone encloses joins it, as in `instances.fill_holes`.
     """
     counts = [len(blocks.read("labels", block, "class_of")) for block in range(len(blocks))]
-    first = np.concatenate([[0], np.cumsum(counts)])
-    class_of, area = np.zeros(first[-1], np.int64), np.zeros(first[-1], np.int64)
-    at_border = np.zeros(first[-1], bool)
-    pairs, around = [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
+    all_labels = _Labels.of(counts)
+    first = all_labels.first
+    same, around = [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
     for block in range(len(blocks)):
         box, here = blocks.box(block, MARGINS[method]), slice(first[block], first[block + 1])
         labels = blocks.read("labels", block, "labels")
-        class_of[here] = blocks.read("labels", block, "class_of")
-        area[here] = np.bincount(labels[inner(blocks, block, box)].ravel(), minlength=counts[block])
+        all_labels.class_of[here] = blocks.read("labels", block, "class_of")
+        all_labels.area[here] = np.bincount(labels[inner(blocks, block, box)].ravel(), minlength=counts[block])
         for other in blocks.before(block):
             shared = _shared(labels, box, blocks.read("labels", other, "labels"), blocks.box(other, MARGINS[method]))
-            pairs.append(_same(*shared, method) + [first[block], first[other]])
+            same.append(_same(*shared, method) + [first[block], first[other]])
         if method == "components":
-            around.append(_touching(labels, class_of[here]) + first[block])
-            at_border[first[block] + _on_image_border(labels, box, blocks)] = True
+            around.append(_touching(labels, all_labels.class_of[here]) + first[block])
+            all_labels.at_border[first[block] + _on_image_border(labels, box, blocks)] = True
         progress()
-    pairs, around = np.concatenate(pairs), np.concatenate(around)
-    group = _groups(len(class_of), pairs)
+    same, around = np.concatenate(same), np.concatenate(around)
+    group = _groups(first[-1], same)
     if method == "components":
-        holes = _holes(group, class_of, at_border, around)
-        group = _groups(len(class_of), np.concatenate([pairs, around[holes[group[around[:, 0]]]]]))
-    return _number(group, class_of, area, first, minimum_area)
+        holes = _holes(group, all_labels, around)
+        group = _groups(first[-1], np.concatenate([same, around[holes[group[around[:, 0]]]]]))
+    return _number(group, all_labels, minimum_area)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The labels of all blocks in a row, and what each is, (labels,)."""
+
+    first: np.ndarray
+    """where those of each block begin (blocks + 1,)"""
+    class_of: np.ndarray
+    """0 is the background"""
+    area: np.ndarray
+    """pixels inside its block"""
+    at_border: np.ndarray
+    """whether it reaches the border of the image (asked for connected components only)"""
+
+    @classmethod
+    def of(cls, counts: list[int]) -> "_Labels":
+        """Room for as many labels as each block has."""
+        first = np.concatenate([[0], np.cumsum(counts)])
+        return cls(first, *(np.zeros(first[-1], dtype) for dtype in (np.int64, np.int64, bool)))
 
 
 def _shared(labels: np.ndarray, box: Box, others: np.ndarray, other_box: Box) -> tuple[np.ndarray, np.ndarray]:
@@ -163,28 +196,32 @@ def _groups(nodes: int, pairs: np.ndarray) -> np.ndarray:
     return connected_components(coo_matrix((ones, (pairs[:, 0], pairs[:, 1])), (nodes, nodes)), directed=False)[1]
 
 
-def _holes(group: np.ndarray, class_of: np.ndarray, at_border: np.ndarray, around: np.ndarray) -> np.ndarray:
+def _holes(group: np.ndarray, labels: _Labels, around: np.ndarray) -> np.ndarray:
     """Which groups are background that one class alone encloses; `around`: pairs of background and class label."""
     groups = int(group.max(initial=0)) + 1
     lowest, highest = np.full(groups, np.iinfo(np.int64).max), np.zeros(groups, np.int64)
-    np.minimum.at(lowest, group[around[:, 0]], class_of[around[:, 1]])
-    np.maximum.at(highest, group[around[:, 0]], class_of[around[:, 1]])
+    np.minimum.at(lowest, group[around[:, 0]], labels.class_of[around[:, 1]])
+    np.maximum.at(highest, group[around[:, 0]], labels.class_of[around[:, 1]])
     open_ = np.zeros(groups, bool)
-    open_[group[at_border]] = True
+    open_[group[labels.at_border]] = True
     return (lowest == highest) & ~open_
 
 
-def _number(group: np.ndarray, class_of: np.ndarray, area: np.ndarray, first: np.ndarray, minimum_area: int) -> Objects:
+def _number(group: np.ndarray, labels: _Labels, minimum_area: int) -> Objects:
     """Number the groups that are objects, in the order of the last block that they reach."""
     groups = int(group.max(initial=0)) + 1
     sizes, classes, last = (np.zeros(groups, np.int64) for _ in range(3))
-    np.add.at(sizes, group, area)
-    np.maximum.at(classes, group, class_of)
-    block_of = np.repeat(np.arange(len(first) - 1), np.diff(first))
-    np.maximum.at(last, group, np.where(area > 0, block_of, 0))
+    np.add.at(sizes, group, labels.area)
+    np.maximum.at(classes, group, labels.class_of)
+    block_of = np.repeat(np.arange(len(labels.first) - 1), np.diff(labels.first))
+    np.maximum.at(last, group, np.where(labels.area > 0, block_of, 0))
     kept = np.flatnonzero((classes > 0) & (sizes >= max(1, minimum_area)))
     kept = kept[np.argsort(last[kept], kind="stable")]
     number = np.zeros(groups, np.int32)
     number[kept] = np.arange(1, len(kept) + 1)
-    by_number = (np.concatenate([[0], values[kept]]) for values in (classes, last, sizes))
-    return Objects(*by_number, number[group], first)
+    by_number = {"class_of": classes, "last": last, "area": sizes}
+    return Objects(
+        **{name: np.concatenate([[0], values[kept]]) for name, values in by_number.items()},
+        numbers=number[group],
+        first=labels.first,
+    )

@@ -1,4 +1,13 @@
-"""One image of any size from its pixels to its files, in steps that are kept on disk and so survive a kill."""
+"""One image of any size from its pixels to its files, in steps that are kept on disk and so survive a kill.
+
+1. `slides`: open it, bring it to the resolution that is worked at, see where there is tissue.
+2. `windows`: class probabilities of every block, by overlapping windows that the network looks at.
+3. `objects`: label every block, and join what lies over the borders of blocks.
+4. `measurements`, `object_files`: measure the objects; table (csv) and outlines (GeoJSON).
+5. `map_files`: class map, instance map, overlay.
+
+`blocks` keeps the maps of steps 2 to 4.
+"""
 
 import contextlib
 import shutil
@@ -11,16 +20,19 @@ import numpy as np
 from tqdm import tqdm
 
 from GenSelfDiff.instances import InstanceMethod, InstanceSettings
+from GenSelfDiff.predictor import TrainedPredictor
+from GenSelfDiff.whole_image.blocks import Blocks
 from GenSelfDiff.whole_image.map_files import LARGE, Maps
-from GenSelfDiff.whole_image.object_files import Table, write_objects
-from GenSelfDiff.whole_image.objects import join_blocks, label_blocks
+from GenSelfDiff.whole_image.object_files import write_objects
+from GenSelfDiff.whole_image.objects import ImageFacts, join_blocks, label_blocks
 from GenSelfDiff.whole_image.slides import Source, Tissue, View, open_source, thumbnail
-from GenSelfDiff.whole_image.windows import Blocks, Box, Predictor, Wanted, Windows, predict_box
-from utils_general import InputError
+from GenSelfDiff.whole_image.windows import Wanted, Windows, predict_box
+from utils_general import PATCH_SIZE, InputError
 
 SAME = 1.05  # resolutions that differ by less are the same: resampling would only blur
 NO_TISSUE = "no tissue was found, nothing was looked at: lower --tissue (0 looks everywhere)"
 MASK = 2048  # pixels of the longer side of the thumbnail that tissue is looked for in
+OBJECT_PASSES = 3  # over the blocks, when objects are made: label, join, measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +43,8 @@ class WholeImageSettings(InstanceSettings):
     """micrometres a pixel to work at; if not given that of the training, where it and the image's own are known"""
     image_mpp: float | None = None
     """micrometres a pixel of images that do not say it themselves"""
+    window: int | None = None
+    """pixels of a window's side, a multiple of 8; that of the training's patches if not given (256 where unknown)"""
     overlap: float = 0.5
     """part of a window that it shares with the next: every pixel is then seen by four; 0 to 0.9, more is slower"""
     probabilities: bool = False
@@ -42,21 +56,19 @@ class WholeImageSettings(InstanceSettings):
     """pixels of the side of a block: one at a time is in memory, and a killed run loses no more than one"""
 
 
-@dataclass(frozen=True)
-class Network:
-    """What segments: a predictor and what is known of its training."""
-
-    predict: Predictor
-    classes: list[str]
-    window: int
-    """pixels of a window's side"""
-    mpp: float | None
-    """micrometres a pixel that it was trained at"""
-    instances: InstanceMethod
-    batch_size: int
+def windows_of(network: TrainedPredictor, settings: WholeImageSettings) -> Windows:
+    """The windows that the settings mean: if they do not say it, of the size of the training's patches."""
+    return Windows(settings.window or network.patch_size or PATCH_SIZE, settings.overlap)
 
 
-def segment_image(path: Path, base: str, state: Path, network: Network, settings: WholeImageSettings) -> dict[str, Any]:
+def instance_method(network: TrainedPredictor, settings: WholeImageSettings) -> InstanceMethod:
+    """How class maps become instances: as the settings say, or else as the network was trained for."""
+    return network.instances if settings.instances == "auto" else settings.instances
+
+
+def segment_image(
+    path: Path, base: str, state: Path, network: TrainedPredictor, settings: WholeImageSettings
+) -> dict[str, Any]:
     """Segment one image and write files that begin with `base`; returns its row of the summary.
 
     What is done is kept in the folder `state` until all is. Raises `InputError` for an image that cannot be read.
@@ -64,21 +76,17 @@ def segment_image(path: Path, base: str, state: Path, network: Network, settings
     began = time.monotonic()
     with contextlib.closing(open_source(path)) as source:
         mpp = source.mpp or settings.image_mpp
-        view = View.scaled(source, scale_of(path, mpp, network.mpp, settings.mpp))
+        view = View.scaled(source, scale_of(path, mpp, trained=network.mpp, wanted=settings.mpp))
         blocks = Blocks(state, view.height, view.width, settings.block_size)
         wanted, looked_at = _wanted(source, view, settings)
-        _infer(view, blocks, network, Windows(network.window, settings.overlap), wanted, path.name)
-        bar = tqdm(total=3 * len(blocks), desc="objects", unit="block", leave=False, disable=None, delay=1)
-        with bar:
-            label_blocks(blocks, network.instances, settings, bar.update)
-            objects = join_blocks(blocks, network.instances, settings.minimum_area, bar.update)
-            kind = "detection" if network.instances == "watershed" else "annotation"
-
-            def table(csv: Any, geojson: Any) -> Table:
-                return Table(csv, geojson, path.name, network.classes, kind, view, mpp)
-
-            write_objects(blocks, objects, network.instances, table, base, bar.update)
-        Maps(blocks, view, objects, mpp, base).write(network.classes, settings.probabilities)
+        _infer(view, blocks, network, windows_of(network, settings), wanted, path.name)
+        method = instance_method(network, settings)
+        image = ImageFacts(name=path.name, classes=network.classes, view=view, mpp=mpp)
+        with _progress_bar(OBJECT_PASSES * len(blocks), "objects", "block") as bar:
+            label_blocks(blocks, method, settings, bar.update)
+            objects = join_blocks(blocks, method, settings.minimum_area, bar.update)
+            write_objects(blocks, objects, method, image, base, bar.update)
+        Maps(blocks, objects, image, base).write(settings.probabilities)
         shares = _class_pixels(blocks, len(network.classes)) / (view.width * view.height)
     shutil.rmtree(state)
     return {
@@ -93,7 +101,7 @@ def segment_image(path: Path, base: str, state: Path, network: Network, settings
     }
 
 
-def scale_of(path: Path, own: float | None, trained: float | None, wanted: float | None) -> float:
+def scale_of(path: Path, own: float | None, *, trained: float | None, wanted: float | None) -> float:
     """Pixels of the image in one pixel of the working resolution, from micrometres a pixel, None where unknown."""
     if own is None and wanted is not None:
         raise InputError(f"{path} does not say its resolution, which --mpp needs: say it with --image-mpp")
@@ -103,20 +111,22 @@ def scale_of(path: Path, own: float | None, trained: float | None, wanted: float
     return working / own
 
 
-def _infer(view: View, blocks: Blocks, network: Network, windows: Windows, wanted: Wanted, name: str) -> None:
+def _infer(view: View, blocks: Blocks, network: TrainedPredictor, windows: Windows, wanted: Wanted, name: str) -> None:
     """Class map and probabilities (255 for 1) of every block that is not there yet."""
     to_do = [block for block in range(len(blocks)) if not blocks.has("classes", block)]
     if not to_do:
         return
-    number = sum(int(_count(blocks.box(block), view, windows, wanted)) for block in to_do)
-    with tqdm(total=number, desc=name, unit="window", leave=False, disable=None, delay=1) as bar:
+    number = sum(int(wanted(*windows.over(blocks.box(block), view), windows.size).sum()) for block in to_do)
+    with _progress_bar(number, name, "window") as bar:
         for block in to_do:
-            box = blocks.box(block)
-            probabilities = predict_box(
-                network.predict, len(network.classes), view, windows, box, network.batch_size, wanted, bar.update
-            )
+            probabilities = predict_box(network, view, windows, blocks.box(block), wanted, bar.update)
             maps = {f"probability_{c}": np.rint(255 * p).astype(np.uint8) for c, p in enumerate(probabilities) if c}
             blocks.write("classes", block, classes=probabilities.argmax(0).astype(np.uint8), **maps)
+
+
+def _progress_bar(total: int, name: str, unit: str) -> tqdm:
+    """Of one image; it goes when it is done, and quick ones show none."""
+    return tqdm(total=total, desc=name, unit=unit, leave=False, disable=None, delay=1)
 
 
 def _wanted(source: Source, view: View, settings: WholeImageSettings) -> tuple[Wanted, float]:
@@ -125,12 +135,6 @@ def _wanted(source: Source, view: View, settings: WholeImageSettings) -> tuple[W
         tissue = Tissue(view, thumbnail(source, MASK), settings.tissue)
         return tissue.inside, float(tissue.mask.mean())
     return lambda xs, ys, _size: np.ones((len(ys), len(xs)), bool), 1.0
-
-
-def _count(box: Box, view: View, windows: Windows, wanted: Wanted) -> int:
-    """How many windows there are to look at for a region."""
-    xs, ys = windows.starts(box[0], box[2], view.width), windows.starts(box[1], box[3], view.height)
-    return wanted(xs, ys, windows.size).sum()
 
 
 def _class_pixels(blocks: Blocks, classes: int) -> np.ndarray:

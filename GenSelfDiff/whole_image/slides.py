@@ -23,12 +23,15 @@ from utils_general import IMAGE_EXTENSIONS, InputError, open_image
 
 EXTENSIONS = (*IMAGE_EXTENSIONS, ".svs", ".ndpi", ".scn", ".bif", ".mrxs")
 PLAUSIBLE = (0.02, 20.0)  # micrometres a pixel of a microscope; 72 or 300 dpi, written by programs unasked, are not
+TIF_INCH, TIF_CENTIMETRE = 2, 3
+TIF_UNITS = {TIF_INCH: 25_400.0, TIF_CENTIMETRE: 10_000.0}  # micrometres
 DECODED_WHOLE = 2**27  # pixels; an image without tiles that is larger is not decoded in memory
+ROUNDED = 1.001  # the sides of a pyramid's levels are whole pixels: 4.001 times smaller is meant to be 4 times
+NEIGHBOURS, RIM = 3, 2  # pixels of a thumbnail: over which colour is averaged, and added around what is tissue
 PIECE = 4096  # pixels of a side that are read at once where a whole slide is looked through
 TO_SLIDE = "convert it, e.g. with: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 TO_8_BIT = "how they are to be scaled is not known here, convert it to 8-bit RGB"
 MICROMETRE = {"um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0, "mm": 1e3, "nm": 1e-3}
-
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said here, in one line
 
@@ -50,6 +53,10 @@ class Source:
         """Width and height of a level."""
         return self.width, self.height
 
+    def best_level(self, scale: float) -> int:
+        """The smallest level that is still fine enough to read it with a pixel for `scale` pixels of the image."""
+        return max(i for i, d in enumerate(self.downsamples) if i == 0 or d <= scale * ROUNDED)
+
     def region(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
         """Pixels of a level inside its bounds, uint8 (height, width, 3); `InputError` where they cannot be read."""
         raise NotImplementedError
@@ -58,7 +65,7 @@ class Source:
         """Let the file go."""
 
 
-class Picture(Source):
+class DecodedImage(Source):
     """An image that was decoded whole: `pixels` (H, W, 3), (H, W, 4) with opacity, or grey (H, W), uint8."""
 
     def __init__(self, path: Path, pixels: np.ndarray, mpp: float | None, note: str = ""):
@@ -139,7 +146,7 @@ def open_source(path: Path) -> Source:
         return Slide(path, mpp)
     if path.suffix.lower() not in IMAGE_EXTENSIONS:
         raise InputError(f"{path} is no slide that OpenSlide can read; is the file complete?")
-    return (_whole_tif(path, mpp) if is_tif else None) or _picture(path, mpp)
+    return (_whole_tif(path, mpp) if is_tif else None) or _decoded(path, mpp)
 
 
 def _is_slide(path: Path) -> bool:
@@ -180,8 +187,8 @@ def _tif_mpp(file: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
     if "XResolution" not in page.tags:
         return None
     pixels, units = page.tags["XResolution"].value
-    unit = page.tags["ResolutionUnit"].value if "ResolutionUnit" in page.tags else 2
-    micrometres = {2: 25_400.0, 3: 10_000.0}.get(int(unit), 0.0)
+    unit = page.tags["ResolutionUnit"].value if "ResolutionUnit" in page.tags else TIF_INCH
+    micrometres = TIF_UNITS.get(int(unit), 0.0)
     if file.imagej_metadata and "unit" in file.imagej_metadata:
         micrometres = MICROMETRE.get(str(file.imagej_metadata["unit"]).lower(), 0.0)
     return _plausible(micrometres * units / pixels) if pixels else None
@@ -191,7 +198,7 @@ def _plausible(mpp: float) -> float | None:
     return mpp if PLAUSIBLE[0] <= mpp <= PLAUSIBLE[1] else None
 
 
-def _whole_tif(path: Path, mpp: float | None) -> Picture | None:
+def _whole_tif(path: Path, mpp: float | None) -> DecodedImage | None:
     """A large tif without tiles, unpacked into a temporary file; None for what Pillow reads."""
     try:
         with tifffile.TiffFile(path) as file:
@@ -200,7 +207,7 @@ def _whole_tif(path: Path, mpp: float | None) -> Picture | None:
                 return None
             if page.dtype != np.uint8 or page.shape[2:] not in ((), (3,), (4,)) or page.photometric not in (1, 2):
                 raise ValueError(f"{page.photometric.name} {page.dtype} {page.shape}")
-            return Picture(path, page.asarray(out="memmap"), mpp)
+            return DecodedImage(path, page.asarray(out="memmap"), mpp)
     except (ValueError, tifffile.TiffFileError) as error:
         raise InputError(f"{path} is too large to be decoded at once ({error}): {TO_SLIDE}") from None
 
@@ -213,7 +220,7 @@ def _opened(path: Path) -> PillowImage.Image:
         raise InputError(f"{path} has too many pixels to be decoded at once: {TO_SLIDE}") from None
 
 
-def _picture(path: Path, mpp: float | None) -> Picture:
+def _decoded(path: Path, mpp: float | None) -> DecodedImage:
     """An image that Pillow decodes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
@@ -225,7 +232,7 @@ def _picture(path: Path, mpp: float | None) -> Picture:
         image = open_image(path, "image")
     dpi = image.info.get("dpi", (0, 0))[0]
     if mpp is None and image.format != "TIFF" and dpi:
-        mpp = _plausible(25_400 / float(dpi))
+        mpp = _plausible(TIF_UNITS[TIF_INCH] / float(dpi))
     note = {"1": "black and white", "L": "grey, not H&E in colour", "CMYK": "CMYK, colours are approximate"}.get(
         image.mode, ""
     )
@@ -233,7 +240,7 @@ def _picture(path: Path, mpp: float | None) -> Picture:
         image, note = image.convert("RGBA"), "has opacity: what is transparent is taken as white"
     elif image.mode != "RGB":
         image = image.convert("RGB")
-    return Picture(path, np.asarray(image), mpp, note)
+    return DecodedImage(path, np.asarray(image), mpp, note)
 
 
 @dataclass(frozen=True)
@@ -268,14 +275,12 @@ class View:
 
         (Pillow clips between its two passes, whose order depends on the size: a kernel that overshoots would not do.)
         """
-        level = max(i for i, d in enumerate(self.source.downsamples) if i == 0 or d <= min(self.scale) * 1.001)
+        level = self.source.best_level(min(self.scale))
         width, height = self.source.level_size(level)
         if (width, height) == (self.width, self.height):
             return self.source.region(level, left, top, right - left, bottom - top)
         factors = width / self.width, height / self.height
-        margin = (
-            math.ceil(max(*factors, 1)) + 1
-        )  # so far looks the kernel, which averages where the image is made smaller
+        margin = math.ceil(max(*factors, 1)) + 1  # how far the kernel looks, which averages where it makes smaller
         box = (left * factors[0], top * factors[1], right * factors[0], bottom * factors[1])
         x, y = max(0, math.floor(box[0]) - margin), max(0, math.floor(box[1]) - margin)
         w, h = min(width, math.ceil(box[2]) + margin) - x, min(height, math.ceil(box[3]) + margin) - y
@@ -296,27 +301,29 @@ def mirrored(start: int, stop: int, size: int) -> np.ndarray:
 def thumbnail(source: Source, longest: int) -> np.ndarray:
     """The whole image with at most `longest` pixels a side, uint8 (H, W, 3); read piece by piece."""
     view = View.scaled(source, max(1.0, max(source.width, source.height) / longest))
-    level = max(i for i, d in enumerate(source.downsamples) if i == 0 or d <= min(view.scale) * 1.001)
+    level = source.best_level(min(view.scale))
     piece = max(1, int(PIECE / max(1.0, view.scale[0] / source.downsamples[level])))
-    picture = np.zeros((view.height, view.width, 3), np.uint8)
+    pixels = np.zeros((view.height, view.width, 3), np.uint8)
     for top in range(0, view.height, piece):
         for left in range(0, view.width, piece):
             bottom, right = min(top + piece, view.height), min(left + piece, view.width)
-            picture[top:bottom, left:right] = view.read(left, top, right, bottom)
-    return picture
+            pixels[top:bottom, left:right] = view.read(left, top, right, bottom)
+    return pixels
 
 
 class Tissue:
-    """Where an image shows tissue, from its thumbnail uint8 (H, W, 3), with a rim two pixels of the thumbnail wide.
+    """Where an image shows tissue, from its thumbnail `overview`, uint8 (H, W, 3).
 
     Glass, and what was not scanned, is white, grey or black: its channels are alike. Stained tissue has a colour: its
-    channels differ by more than `threshold` (of 0 to 1) on average over 3 x 3 pixels.
+    channels differ by more than `threshold` (of 0 to 1) on average over 3 x 3 pixels. A rim two pixels of the thumbnail
+    wide is added.
     """
 
-    def __init__(self, view: View, picture: np.ndarray, threshold: float):
-        colour = picture.max(-1).astype(np.float32) - picture.min(-1)
-        self.mask = binary_dilation(uniform_filter(colour, 3) > 255 * threshold, iterations=2)
-        self.scale = picture.shape[1] / view.width, picture.shape[0] / view.height
+    def __init__(self, view: View, overview: np.ndarray, threshold: float):
+        colour = overview.max(-1).astype(np.float32) - overview.min(-1)
+        self.mask = binary_dilation(uniform_filter(colour, NEIGHBOURS) > 255 * threshold, iterations=RIM)
+        self.scale = overview.shape[1] / view.width, overview.shape[0] / view.height
+        # Of the mask's pixels above and left of each corner of a pixel (a summed-area table)
         self.sums = np.pad(self.mask.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
 
     def inside(self, xs: np.ndarray, ys: np.ndarray, size: int) -> np.ndarray:

@@ -50,17 +50,21 @@ def no_report(monkeypatch):
 
 @pytest.fixture(scope="session")
 def make_results():
-    """The function that writes a data set of three splits and tests a threshold on it."""
+    """The function that writes a data set of three splits and tests a threshold on it; `absent` classes are nowhere."""
 
-    def make(root, sources=5, splits=("testA", "testB", "testC"), pictures=0, stages=(), name=NASTY):
+    def make(root, sources=5, splits=("testA", "testB", "testC"), pictures=0, stages=(), name=NASTY, absent=()):
+        def predict(images):
+            seen = threshold(images)
+            return np.concatenate([seen, *[0 * seen[:, :1]] * len(absent)], axis=1)
+
         files = [f"{name[:5]}{i}" for i in range(sources)]
         of_split = [splits[i * len(splits) // sources] for i in range(sources)]
         _write_patches(root / "data" / "test", files, of_split, seed=3)
-        data_set = DataSet(name, "paper", ["background", name], "watershed", 16, 16, 2023)
+        data_set = DataSet(name, "paper", ["background", name, *absent], "watershed", 16, 16, 2023)
         write_json(root / "data" / "dataset.json", data_set.__dict__)
         patches = Patches(root / "data" / "test", labelled=True)
         about = {"epoch": 3, "parameters": 1_234_567, "computed on": "CPU", "batch_size": 8}
-        method = Method(name=name, predict=threshold, classes=data_set.classes, about=about, stages=list(stages))
+        method = Method(name=name, predict=predict, classes=data_set.classes, about=about, stages=list(stages))
         settings = ReportSettings(data=root / "data", pictures=pictures, minimum_area=1)
         run_test(settings, root / "results", patches, method)
         return Tested(root / "results", patches, method)

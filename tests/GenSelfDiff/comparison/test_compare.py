@@ -84,6 +84,39 @@ def test_everything_is_written_and_said(settings, capsys):
     assert crops.shape[1] > crops.shape[0]  # four columns, two rows: only two images have pictures in both
 
 
+def test_formats_of_the_files(settings, capsys):
+    """Names and their order, and digits: three of shares, two of distances, in means, intervals and sentences."""
+    compare.main(replace(settings, figures=("HD95", "Dice", "object Hausdorff", "PQ")))
+    folder, names = settings.output, ["HD95", "Dice", "object Hausdorff", "PQ"]
+    for file, columns in {
+        "images.csv": "source,figure,split,A,B",
+        "compare.csv": "split,figure,result,mean,low,high,images,left_out",
+        "differences.csv": "split,figure,result,against,difference,low,high,images,left_out,verdict",
+    }.items():
+        assert (folder / file).read_text().splitlines()[0] == columns
+        assert pd.read_csv(folder / file).figure.unique().tolist() == names
+    means = pd.read_csv(folder / "compare.csv").set_index(["figure", "result"])
+    differences = pd.read_csv(folder / "differences.csv").set_index("figure")
+    text, tex = ((folder / f"compare.{kind}").read_text() for kind in ("md", "tex"))
+    heads = ["## Mean over 8 images (test)", "## Difference from A (test)"]
+    assert [line for line in text.splitlines() if line.startswith("#")] == heads
+    assert r"\caption{Mean over 8 images (test)}" in tex and r"\caption{Difference from A (test)}" in tex
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[1].strip() == "HD95 (px)  Dice  object Hausdorff (px)    PQ"
+    for name in names:
+        unit, digits = (" (px)", 2) if name in ("HD95", "object Hausdorff") else ("", 3)
+        cells = [name + unit]
+        for result in "AB":
+            row = means.loc[(name, result)]
+            cells.append(f"{row['mean']:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]")
+        assert f"| {' | '.join(cells)} |\n" in text and " & ".join(cells) in tex
+        row = differences.loc[name]
+        change = f"{row.difference:+.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
+        assert f"| {name}{unit} | {change} ({row.verdict}) |\n" in text
+        assert f"- B is {row.verdict} than A by {name}: {change}{unit.replace('(', '').replace(')', '')}\n" in text
+    assert f"B is worse than A by HD95: {differences.difference['HD95']:+.2f} [" in printed
+
+
 def test_images_stand_side_by_side(settings):
     run(replace(settings, figures=("AJI", "Dice")))
     images = pd.read_csv(settings.output / "images.csv")

@@ -19,11 +19,11 @@ def runs(tmp_path):
     return tmp_path
 
 
-LOADED = {"stage": "finetune", "settings": {"pretrained": "scratch", "batch_size": 8}}
+SETTINGS = {"pretrained": "scratch", "batch_size": 8}
 
 
 def test_both_stages(runs):
-    first, second = training_stages(runs / "seg" / "best.pth", LOADED)
+    first, second = training_stages(runs / "seg" / "best.pth", SETTINGS)
     assert (first.name, first.run, first.settings["device"]) == ("pre-training", "pre", "pre")
     assert (second.name, second.run, second.settings["device"]) == ("fine-tuning", "seg", "seg")
     assert len(first.history) == len(second.history) == 3
@@ -33,17 +33,17 @@ def test_a_checkpoint_alone(runs):
     """What lies beside a file of another name need not be its own."""
     alone = runs / "seg" / "given.pth"
     alone.touch()
-    (stage,) = training_stages(alone, LOADED)
-    assert (stage.run, stage.history, stage.settings) == ("given", None, LOADED["settings"])
-    (stage,) = training_stages(alone, {"settings": {"input_range": [0.0, 1.0]}})  # a published one
+    (stage,) = training_stages(alone, SETTINGS)
+    assert (stage.run, stage.history, stage.settings) == ("given", None, SETTINGS)
+    (stage,) = training_stages(alone, {})  # a published one
     assert stage.settings == {}
 
 
 def test_a_pretraining_that_has_gone(runs):
     (runs / "pre" / "best.pth").unlink()
-    assert [stage.name for stage in training_stages(runs / "seg" / "best.pth", LOADED)] == ["fine-tuning"]
+    assert [stage.name for stage in training_stages(runs / "seg" / "best.pth", SETTINGS)] == ["fine-tuning"]
     (runs / "seg" / "settings.json").unlink()
-    assert training_stages(runs / "seg" / "best.pth", LOADED)[0].settings == LOADED["settings"]
+    assert training_stages(runs / "seg" / "best.pth", SETTINGS)[0].settings == SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,6 @@ def test_a_pretraining_that_has_gone(runs):
 )
 def test_a_history_that_cannot_be_read(runs, capsys, content, said):
     (runs / "seg" / "history.csv").write_text(content)
-    assert training_stages(runs / "seg" / "best.pth", LOADED)[1].history is None
+    assert training_stages(runs / "seg" / "best.pth", SETTINGS)[1].history is None
     told = capsys.readouterr().out
     assert told.startswith(f"note: {runs}/seg/history.csv {said}") and told.count("\n") == 1

@@ -91,6 +91,25 @@ def test_the_label_maps_are_what_the_network_says(settings):
     assert (instances == to_instances(classes, "watershed", settings)).all()
 
 
+def test_averaging_over_flips_changes_the_label_maps_as_by_hand(settings, tmp_path):
+    model, _ = networks.load_segmentation(checkpoint.find(settings.run), torch.device("cpu"))
+    test_script.main(settings)
+    assert read_summary(settings.output)["settings"]["tta"] == "none"
+    test_script.main(replace(settings, tta="flips", output=tmp_path / "flips"))
+    assert read_summary(tmp_path / "flips")["settings"]["tta"] == "flips"
+    plain, averaged = (
+        read_index_map(f / "label_maps" / "t2_classes.png") for f in (settings.output, tmp_path / "flips")
+    )
+    assert (plain != averaged).any()
+    for patch, (y, x) in enumerate([(0, 0), (0, 16), (16, 0), (16, 16)], 4):
+        image = torch.from_numpy(read_rgb(settings.data / "test" / "images" / f"image_{patch}.png").copy())
+        image = image.movedim(-1, 0)[None] / 255
+        with torch.inference_mode():
+            seen = [model(image.flip(axes)).softmax(1).flip(axes) for axes in ((), (3,), (2,), (2, 3))]
+        by_hand = torch.stack(seen).mean(0)[0].argmax(0).numpy()
+        assert (averaged[y : y + 16, x : x + 16] == by_hand).mean() > 0.99  # ties round
+
+
 def test_the_batch_size_changes_nothing(settings, tmp_path):
     test_script.main(settings)
     test_script.main(replace(settings, batch_size=1, output=tmp_path / "other"))

@@ -357,8 +357,9 @@ def test_objects_are_made_as_the_run_says(settings, run, capsys):
         ({**gland, "instances": "watershed"}, "auto", "watershed"),
     ):  # fmt: skip
         checkpoint.save(run / "best.pth", {**network, **about})
-        found = segment.load_network(replace(settings, instances=asked), run / "best.pth")
-        assert found.instances == method and method in capsys.readouterr().out
+        settings = replace(settings, instances=asked)
+        found = whole_image.instance_method(segment.load_network(settings), settings)
+        assert found == method and method in capsys.readouterr().out
 
 
 def test_fine_tuning_says_resolution_and_objects_in_the_checkpoint(finetuning, tiny_data_set):

@@ -1,47 +1,19 @@
 import json
 import uuid
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import shapely
 from shapely.geometry import shape
-from skimage.measure import label, perimeter, regionprops_table
+from skimage.measure import regionprops_table
 
 from GenSelfDiff.instances import InstanceSettings
-from GenSelfDiff.whole_image.object_files import Table, contour_lengths, outlines, write_objects
-from GenSelfDiff.whole_image.objects import join_blocks, label_blocks
-from GenSelfDiff.whole_image.slides import Picture, View
-from GenSelfDiff.whole_image.windows import Blocks
+from GenSelfDiff.whole_image.blocks import Blocks
+from GenSelfDiff.whole_image.object_files import write_objects
+from GenSelfDiff.whole_image.objects import ImageFacts, join_blocks, label_blocks
+from GenSelfDiff.whole_image.slides import DecodedImage, View
 from tests.GenSelfDiff.whole_image.test_objects import blobs
-
-
-def test_contours_add_up_to_the_perimeter_of_scikit_image():
-    for seed in range(5):
-        numbers = label(blobs(50, 60, 0.7 + seed / 2, 0.2, seed, 3), connectivity=2)
-        ours = np.bincount(numbers.ravel(), weights=contour_lengths(numbers).ravel())
-        theirs = [perimeter(numbers == n) for n in range(1, numbers.max() + 1)]
-        assert np.allclose(ours[1:], theirs)
-
-
-def test_an_outline_runs_along_the_pixels():
-    numbers = np.zeros((6, 7), int)
-    numbers[1:5, 1:6] = 3
-    numbers[2:4, 2:4] = 0
-    numbers[2, 2] = 9
-    found = dict(outlines(numbers, (10, 20)))
-    assert set(found) == {3, 9} and found[9].equals(shapely.box(12, 22, 13, 23))
-    whole, hole = shapely.box(11, 21, 16, 25), shapely.box(12, 22, 14, 24)
-    assert found[3].equals(whole - hole) and len(found[3].interiors) == 1
-
-
-def test_outlines_are_valid_and_have_the_area_of_their_pixels():
-    for seed in range(5):
-        numbers = label(blobs(70, 60, 0.6 + seed / 2, 0, seed), connectivity=2)
-        found = dict(outlines(numbers, (0, 0)))
-        assert all(s.is_valid for s in found.values())
-        assert [found[n].area for n in range(1, numbers.max() + 1)] == np.bincount(numbers.ravel())[1:].tolist()
 
 
 def write(folder, class_map, size, method="components", scale=1.0, mpp=None, minimum_area=4):
@@ -57,9 +29,10 @@ def write(folder, class_map, size, method="components", scale=1.0, mpp=None, min
     label_blocks(blocks, method, settings, lambda: None)
     objects = join_blocks(blocks, method, minimum_area, lambda: None)
     height, width = (round(side * scale) for side in class_map.shape)
-    view = View(Picture(None, np.zeros((height, width, 3), np.uint8), None), class_map.shape[1], class_map.shape[0])
-    table = partial(Table, name="a.png", classes=["b", "gland", 'tu"mour'], kind="annotation", view=view, mpp=mpp)
-    write_objects(blocks, objects, method, table, str(folder / "a"), lambda: None)
+    source = DecodedImage(None, np.zeros((height, width, 3), np.uint8), None)
+    view = View(source, class_map.shape[1], class_map.shape[0])
+    image = ImageFacts(name="a.png", classes=["b", "gland", 'tu"mour'], view=view, mpp=mpp)
+    write_objects(blocks, objects, method, image, str(folder / "a"), lambda: None)
     rows = pd.read_csv(folder / "a_objects.csv")
     content = json.loads((folder / "a.geojson").read_text(), parse_constant=pytest.fail)
     everywhere = np.arange(class_map.shape[0]), np.arange(class_map.shape[1])

@@ -5,8 +5,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from GenSelfDiff.instances import InstanceSettings, to_instances
+from GenSelfDiff.whole_image.blocks import Blocks
 from GenSelfDiff.whole_image.objects import join_blocks, label_blocks
-from GenSelfDiff.whole_image.windows import Blocks
 
 SETTINGS = InstanceSettings()
 

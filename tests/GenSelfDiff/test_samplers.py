@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from GenSelfDiff.diffusion import GaussianDiffusion, Sampler, beta_schedule
+from GenSelfDiff.diffusion import GaussianDiffusion, beta_schedule
+from GenSelfDiff.samplers import Sampler, ddim, dpm_solver, sample, time_steps
 from GenSelfDiff.unet import DiffusionNet
 from utils_general import InputError
 
@@ -46,7 +47,7 @@ def gaussian(diffusion, s):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("number", [1, 2, 10, 20, 50, 250, 999, 1000])
 def test_time_steps_are_distinct_and_run_down_to_zero(schedule, number):
-    steps = GaussianDiffusion(schedule).time_steps(number)
+    steps = time_steps(GaussianDiffusion(schedule), number)
     assert len(steps) == number and all(a > b for a, b in pairwise(steps))
     assert steps[-1] == 0 or number == 1
     assert steps[0] == 999 if schedule != "cosine" else steps[0] >= 990  # cosine's last steps are noise alone
@@ -55,7 +56,7 @@ def test_time_steps_are_distinct_and_run_down_to_zero(schedule, number):
 
 
 def test_time_steps_are_even_in_log_snr(diffusion):
-    gaps = [diffusion.log_snr(b) - diffusion.log_snr(a) for a, b in pairwise(diffusion.time_steps(10))]
+    gaps = [diffusion.log_snr(b) - diffusion.log_snr(a) for a, b in pairwise(time_steps(diffusion, 10))]
     even = (diffusion.log_snr(0) - diffusion.log_snr(999)) / 9
     assert gaps[:-2] == pytest.approx([even] * 7, rel=0.1)  # near t = 0 neighbouring steps are far apart
 
@@ -68,18 +69,18 @@ def test_log_snr_by_hand():
 
 def test_ddim_with_eta_1_and_all_steps_is_ancestral_sampling(network):
     diffusion = GaussianDiffusion(timesteps=60)
-    ancestral = diffusion.sample(network, 16, [3, 4])
-    ddim = diffusion.sample(network, 16, [3, 4], Sampler("ddim", 60, eta=1))
-    for (t, a), (t_ddim, b) in zip(ancestral, ddim, strict=True):
+    ancestral = sample(diffusion, network, 16, [3, 4])
+    noisy = sample(diffusion, network, 16, [3, 4], Sampler("ddim", 60, eta=1))
+    for (t, a), (t_ddim, b) in zip(ancestral, noisy, strict=True):
         assert t == t_ddim
         assert torch.allclose(a, b, atol=1e-4 * a.abs().max().item(), rtol=0)
 
 
 def test_the_same_with_the_published_thousand_steps(diffusion):
     predict = gaussian(diffusion, 0.5)
-    ancestral = last(diffusion.sample(predict, 4, [3, 4]))
-    assert torch.allclose(last(diffusion.sample(predict, 4, [3, 4], Sampler("ddim", 1000, 1))), ancestral, atol=1e-4)
-    assert not torch.allclose(last(diffusion.sample(predict, 4, [3, 4], Sampler("ddim", 1000))), ancestral, atol=0.1)
+    ancestral = last(sample(diffusion, predict, 4, [3, 4]))
+    assert torch.allclose(last(sample(diffusion, predict, 4, [3, 4], Sampler("ddim", 1000, 1))), ancestral, atol=1e-4)
+    assert not torch.allclose(last(sample(diffusion, predict, 4, [3, 4], Sampler("ddim", 1000))), ancestral, atol=0.1)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.7])
@@ -96,7 +97,7 @@ def test_ddim_agrees_with_diffusers(network, diffusion, eta, spacing):
         x = theirs.step(network(x, t.expand(2)), t, x, eta=eta, variance_noise=z).prev_sample
     draws = iter(added)
     predict = lambda x, t: network(x, torch.full((2,), t))  # noqa: E731
-    ours = last(diffusion.ddim(predict, start, theirs.timesteps.tolist(), eta, lambda: next(draws)))
+    ours = last(ddim(diffusion, predict, start, theirs.timesteps.tolist(), eta, lambda: next(draws)))
     assert (ours - x).abs().max() <= 1e-5 * x.abs().max()  # which is near 180
 
 
@@ -108,13 +109,13 @@ def test_dpm_solver_agrees_with_diffusers(network, diffusion, steps):
         trained_betas=beta_schedule("quadratic", 1000).numpy(), solver_order=2, algorithm_type="dpmsolver++",
         solver_type="midpoint", final_sigmas_type="zero",
     )  # fmt: skip
-    theirs.set_timesteps(timesteps=diffusion.time_steps(steps))
+    theirs.set_timesteps(timesteps=time_steps(diffusion, steps))
     (x,) = noise(1)
     start = x
     for t in theirs.timesteps:
         x = theirs.step(network(x, t.expand(2)), t, x).prev_sample
     predict = lambda x, t: network(x, torch.full((2,), t))  # noqa: E731
-    ours = last(diffusion.dpm_solver(predict, start, diffusion.time_steps(steps)))
+    ours = last(dpm_solver(diffusion, predict, start, time_steps(diffusion, steps)))
     assert (ours - x).abs().max() <= 1e-5 * x.abs().max()  # which is near 180
 
 
@@ -126,9 +127,9 @@ def test_variance_that_an_exact_gaussian_keeps(diffusion):
         model = gaussian(diffusion, s)
         predict = lambda x, t: model(x, torch.tensor([t]))  # noqa: E731
         if name == "ddim":
-            x = last(diffusion.ddim(predict, start, diffusion.time_steps(steps), 0.0, lambda: None))
+            x = last(ddim(diffusion, predict, start, time_steps(diffusion, steps), 0.0, lambda: None))
         else:
-            x = last(diffusion.dpm_solver(predict, start, diffusion.time_steps(steps)))
+            x = last(dpm_solver(diffusion, predict, start, time_steps(diffusion, steps)))
         return (x.var() / start.var()).item() / s**2
 
     for s in (0.05, 0.2, 0.5, 1.0):
@@ -137,7 +138,9 @@ def test_variance_that_an_exact_gaussian_keeps(diffusion):
         assert 0.7 < kept("ddim", 20, s) < kept("ddim", 50, s)
 
 
-@pytest.mark.parametrize("sampler", [Sampler("ddim", 10), Sampler("ddim", 10, 0.5), Sampler("dpm-solver++", 10)])
+@pytest.mark.parametrize(
+    "sampler", [Sampler(), Sampler("ddim", 10), Sampler("ddim", 10, 0.5), Sampler("dpm-solver++", 10)]
+)
 def test_an_oracle_is_believed(sampler):
     """With an oracle that knows x_0, every sampler must end there: the last step goes to x_0."""
     diffusion = GaussianDiffusion(timesteps=50)
@@ -147,24 +150,26 @@ def test_an_oracle_is_believed(sampler):
         signal = diffusion.sqrt_alphas_cumprod[t][:, None, None, None] * x_0
         return (x - signal) / diffusion.sqrt_one_minus_alphas_cumprod[t][:, None, None, None]
 
-    steps = list(diffusion.sample(oracle, 8, [0, 1], sampler))
-    assert [t for t, _ in steps] == diffusion.time_steps(10)
+    steps = list(sample(diffusion, oracle, 8, [0, 1], sampler))
+    assert [t for t, _ in steps] == time_steps(diffusion, sampler.resolved(50).steps)
     assert torch.allclose(steps[-1][1], x_0.expand(2, -1, -1, -1), atol=1e-3)
 
 
-@pytest.mark.parametrize("sampler", [Sampler("ddim", 5), Sampler("ddim", 5, 0.5), Sampler("dpm-solver++", 5)])
+@pytest.mark.parametrize(
+    "sampler", [Sampler(), Sampler("ddim", 5), Sampler("ddim", 5, 0.5), Sampler("dpm-solver++", 5)]
+)
 def test_an_image_does_not_depend_on_its_batch(sampler):
     diffusion = GaussianDiffusion(timesteps=20)
     model = lambda x, t: x.tanh()  # noqa: E731
-    together = last(diffusion.sample(model, 8, [3, 4, 5], sampler))
-    alone = last(diffusion.sample(model, 8, [4], sampler))
+    together = last(sample(diffusion, model, 8, [3, 4, 5], sampler))
+    alone = last(sample(diffusion, model, 8, [4], sampler))
     assert torch.equal(together[1], alone[0]) and not torch.equal(together[0], together[1])
 
 
 def test_a_network_in_bfloat16_leaves_the_state_in_float32(diffusion):
     model = lambda x, t: x.bfloat16()  # noqa: E731
     for sampler in (Sampler("ddim", 3, 0.5), Sampler("dpm-solver++", 3)):
-        assert last(diffusion.sample(model, 8, [0], sampler)).dtype == torch.float32
+        assert last(sample(diffusion, model, 8, [0], sampler)).dtype == torch.float32
 
 
 def test_defaults_for_the_number_of_steps():
