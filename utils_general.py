@@ -36,6 +36,7 @@ GENERATED = ROOT / "generated"  # synthetic images, and the real ones to compare
 
 SPLIT_SEED = 2023  # the paper's seed for every split
 SIDE_MULTIPLE = 8  # the U-Net halves its input three times: sides of patches are multiples of this
+DPI = 120  # of figures
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DISK_TROUBLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # no room, or a broken disk
@@ -228,7 +229,7 @@ def save_figure(figure: Any, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight", pil_kwargs={"compress_level": 3})
+        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pil_kwargs={"compress_level": 3})
     plt.close(figure)
 
 
