@@ -21,6 +21,7 @@ MetricName = Literal[
 ]  # fmt: skip
 """The standard metrics that results are compared by"""
 RESAMPLES = 9999
+EQUAL = 1e-12  # relative: values that differ by less are one
 FEWEST = 6  # five images that all agree do so by chance more often than one time in twenty: 2 / 2^5
 BETTER, WORSE, NOT_TOLD = "better", "worse", "not told apart"
 
@@ -79,7 +80,7 @@ class Estimate:
         known = values[~np.isnan(values)]
         mean = float(known.mean()) if len(known) else np.nan
         low = high = np.nan
-        if len(known) > 1 and np.ptp(known) < 1e-12 * max(1.0, abs(mean)):  # nothing to resample
+        if len(known) > 1 and np.ptp(known) < EQUAL * max(1.0, abs(mean)):  # nothing to resample
             low = high = mean
         elif len(known) > 1:
             rng = np.random.default_rng(SPLIT_SEED)

@@ -43,6 +43,8 @@ STYLE = {
 }
 WIDTH = 4.8  # inches of a panel: its text is legible on a phone
 MOST_DOTS = 100  # images; more become a box plot
+ROW = 0.8  # share of its row that a metric's strips fill
+GOLDEN = 0.618  # ratio: its multiples, modulo 1, fill an interval evenly
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def curves(stage: StageRecord) -> list[Panel]:
 def distribution(images: pd.DataFrame) -> list[Panel]:
     """Every metric of every image, a dot each (a box above `MOST_DOTS` images): shares, and distances in pixels.
 
-    `images` is `evaluation.Evaluation.images`; of the metrics, the means over the classes.
+    `images` is `Evaluation.images`; of the metrics, the means over the classes.
     """
     known = [m for m in STANDARD.values() if m.label in images and images[m.label].notna().any()]
     kinds = {
@@ -125,24 +127,15 @@ def distribution(images: pd.DataFrame) -> list[Panel]:
 
 
 def _strips(ax: Axes, images: pd.DataFrame, metrics: list[Metric], title: str) -> None:
-    """A row a metric, in it a line of dots a split, and the median as a stroke."""
+    """A row a metric, in it a strip a split."""
     splits = list(images.split.unique())
-    height = 0.8 / len(splits)
+    height = ROW / len(splits)
     for k, split in enumerate(splits):
         rows = images[images.split == split]
         colour, marker = SERIES[k % len(SERIES)], MARKERS[k % len(MARKERS)]
         for y, metric in enumerate(metrics):
             values, middle = rows[metric.label].dropna().to_numpy(float), y + (k - (len(splits) - 1) / 2) * height
-            if len(values) > MOST_DOTS:
-                style = {part: {"color": colour} for part in ("boxprops", "whiskerprops", "capprops", "medianprops")}
-                box = {"whis": (5, 95), "showfliers": False, "widths": height * 0.6, "manage_ticks": False}
-                ax.boxplot(values, positions=[middle], orientation="horizontal", **box, **style)
-            elif len(values):
-                scatter = (np.arange(len(values)) * 0.618 % 1 - 0.5) * height * 0.5  # spread evenly, the same each time
-                ax.plot(
-                    np.sort(values), middle + scatter, marker, ms=4.5, mew=0, color=colour, alpha=0.75, clip_on=False
-                )
-                ax.vlines(np.median(values), middle - height * 0.42, middle + height * 0.42, color=INK, lw=1.6)
+            _strip(ax, values, middle=middle, height=height, colour=colour, marker=marker)
         ax.plot([], [], marker, ms=4.5, mew=0, color=colour, label=split)
     ax.plot([], [], "|", ms=9, mew=1.6, color=INK, label="median")
     ax.set_yticks(range(len(metrics)), [metric.name for metric in metrics])
@@ -153,6 +146,18 @@ def _strips(ax: Axes, images: pd.DataFrame, metrics: list[Metric], title: str) -
     ax.grid(axis="x")
     ax.set_title(title)
     ax.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=4, handletextpad=0.2, borderaxespad=2.4)  # below the axis
+
+
+def _strip(ax: Axes, values: np.ndarray, *, middle: float, height: float, colour: str, marker: str) -> None:
+    """One split's values of a metric: a dot each and the median as a stroke, or a box where they are many."""
+    if len(values) > MOST_DOTS:
+        style = {part: {"color": colour} for part in ("boxprops", "whiskerprops", "capprops", "medianprops")}
+        box = {"whis": (5, 95), "showfliers": False, "widths": height * 0.6, "manage_ticks": False}
+        ax.boxplot(values, positions=[middle], orientation="horizontal", **box, **style)
+    elif len(values):
+        scatter = (np.arange(len(values)) * GOLDEN % 1 - 0.5) * height * 0.5  # spread evenly, the same each time
+        ax.plot(np.sort(values), middle + scatter, marker, ms=4.5, mew=0, color=colour, alpha=0.75, clip_on=False)
+        ax.vlines(np.median(values), middle - height * 0.42, middle + height * 0.42, color=INK, lw=1.6)
 
 
 # --- confidence ---

@@ -33,6 +33,12 @@ def test_where_patches_overlap_probabilities_are_averaged():
     assert stitch_probabilities(patches, [(0, 0), (1, 0)])[0].tolist() == [pytest.approx([0.2, 0.4, 0.6])] * 2
 
 
+def test_where_no_patch_is_there_is_no_probability():
+    whole = stitch_probabilities(np.full((2, 1, 2, 2), 0.7, np.float32), [(0, 0), (3, 1)])
+    assert whole.dtype == np.float32 and whole.shape == (1, 3, 5)
+    assert np.unique(whole).tolist() == [0, np.float32(0.7)] and (whole > 0).sum() == 8
+
+
 def test_an_image_read_again_is_the_image_that_was_tested(tested):
     settings = InstanceSettings(minimum_area=1)
     seen = list(evaluate(tested.method.predict, tested.patches, tested.method.classes, settings))
