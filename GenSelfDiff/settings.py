@@ -1,7 +1,7 @@
 """The settings that both stages share, and the recipes: named sets of defaults, in one place.
 
 `paper` is what each script's settings have as defaults: the published values. `improved` replaces the defaults below;
-each can still be overridden. What each one is worth: README, "The improved recipe".
+each can still be overridden. What they are worth: docs/experiments.md.
 """
 
 import argparse

@@ -206,10 +206,9 @@ class Trainer:
         )
         self.wrapped.train()
         for batch in bar:
-            loss = self._train_step(batch)
+            self._train_step(batch)
             if self.step % look_every == 0 or self.step == len(self.batches):
-                self._check_finite()
-                bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
+                bar.set_postfix(loss=f"{self._check_finite():.4f}")
                 self._save_or_leave()
         self._finish_epoch()
 
@@ -224,7 +223,7 @@ class Trainer:
         if number:
             self._leave(number)
 
-    def _train_step(self, batch: dict[str, Any]) -> Tensor:
+    def _train_step(self, batch: dict[str, Any]) -> None:
         batch = to_device(batch, self.devices)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
@@ -239,7 +238,6 @@ class Trainer:
         self.means.add(figures)
         self.unchecked.append((loss.detach(), batch["file"]))
         self.step += 1
-        return loss
 
     def _steps_done(self) -> int:
         return self.epoch * len(self.batches) + self.step
@@ -253,13 +251,18 @@ class Trainer:
             rate *= (1 + math.cos(math.pi * self._steps_done() / (self.settings.epochs * len(self.batches)))) / 2
         return rate
 
-    def _check_finite(self) -> None:
-        """Stop the run if a loss since the last look was not finite; no checkpoint is written after it."""
-        first_step = self.step - len(self.unchecked) + 1
-        for step, (loss, files) in enumerate(self.unchecked, first_step):
+    def _check_finite(self) -> float:
+        """Stop the run if a loss since the last look was not finite; no checkpoint is written after it.
+
+        Returns the last loss. All losses come from the device at once: each transfer waits for it.
+        """
+        losses = torch.stack([loss for loss, _ in self.unchecked]).tolist()
+        first_step = self.step - len(losses) + 1
+        for step, (loss, (_, files)) in enumerate(zip(losses, self.unchecked, strict=True), first_step):
             if not math.isfinite(loss):
-                self._not_finite(f"the loss is {float(loss)} at step {step}", f" (batch: {', '.join(files)})")
+                self._not_finite(f"the loss is {loss} at step {step}", f" (batch: {', '.join(files)})")
         self.unchecked.clear()
+        return losses[-1]
 
     def _check_finite_weights(self) -> None:
         """The same for the network itself, which the last step may have spoilt; looked at before anything is saved."""

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from GenSelfDiff.augmentation import flips
-from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, Patches, derived_seed, pretraining_folder, to_image
+from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, Patches, pretraining_folder, to_image
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.diffusion import GaussianDiffusion, ScheduleName
 from GenSelfDiff.history import Figures
+from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
 from GenSelfDiff.settings import TrainingSettings, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import DiffusionNet, initialise
@@ -76,12 +77,8 @@ class NoisePrediction:
     def _losses(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """P2 loss an image (B,) and its steps t (B,); t and noise come from each image's own seed."""
         x_0 = batch["image"]
-        t = torch.tensor([derived_seed(s, 1) % self.diffusion.timesteps for s in batch["seed"].tolist()])
-        t = t.to(x_0.device, non_blocking=True)
-        generator = torch.Generator(x_0.device)
-        noise = torch.empty_like(x_0)
-        for one, seed in zip(noise, batch["seed"].tolist(), strict=True):
-            one.normal_(generator=generator.manual_seed(derived_seed(seed, 2)))
+        keys = batch["seed"].to(x_0.device, non_blocking=True)
+        t, noise = keyed_steps(keys, self.diffusion.timesteps), keyed_normal(keys, *x_0.shape[1:])
         predicted = model(self.diffusion.q_sample(x_0, t, noise), t)
         return self.diffusion.p2_loss(noise, predicted, t), t
 
