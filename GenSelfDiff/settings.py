@@ -1,13 +1,13 @@
-"""The settings that both stages share, and the recipes: named sets of defaults, in one place.
+"""The settings that all training scripts share, and the recipes: named sets of defaults.
 
-`paper` is what each script's settings have as defaults: the published values. `improved` replaces the defaults below;
-each can still be overridden. What they are worth: docs/experiments.md.
+`paper` is what each script's settings have as defaults: the published values. `improved` replaces those that the script's
+settings name under `improved`; each can still be overridden. What they are worth: docs/experiments.md.
 """
 
 import argparse
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import tyro
 
@@ -18,40 +18,14 @@ from utils_general import SPLIT_SEED, InputError, at_least
 RecipeName = Literal["paper", "improved"]
 SCRATCH = "scratch"  # in place of the name of a pre-training run: there is none
 
-RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "paper": {"pretrain": {}, "finetune": {}},
-    "improved": {
-        "pretrain": {
-            "initial_weights": "pytorch",
-            "learning_rate": 1e-3,
-            "warm_up": 100,
-            "decay": "cosine",
-            "clip": 1.0,
-            "ema": 0.999,
-            "quarter_turns": True,
-        },
-        "finetune": {
-            "initial_weights": "pytorch",
-            "learning_rate": 1e-3,
-            "betas": (0.9, 0.999),
-            "warm_up": 50,
-            "decay": "cosine",
-            "clip": 1.0,
-            "ema": 0.99,
-            "quarter_turns": True,
-            "stain_jitter": 0.05,
-            "input_range": (-1.0, 1.0),
-            "timestep": 50,
-        },
-    },
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Settings that both stages share; the first seven get their defaults in each stage's script."""
+    """Settings that all stages share; the first seven get their defaults in each stage's script."""
 
     stage: ClassVar[str]
+    improved: ClassVar[dict[str, Any]] = {}
+    """what the recipe "improved" has as defaults instead"""
 
     run_name: str
     """name of the run: its folder under snapshots/; or an absolute path"""
@@ -124,7 +98,7 @@ class TrainingSettings:
     @classmethod
     def of(cls, recipe: RecipeName, **changes: Any) -> Self:
         """The settings of a recipe, some of them changed."""
-        return cls(**{"recipe": recipe, **RECIPES[recipe][cls.stage], **changes})
+        return cls(**{"recipe": recipe, **(cls.improved if recipe == "improved" else {}), **changes})
 
 
 def read_command_line(settings: type) -> Any:
@@ -132,5 +106,5 @@ def read_command_line(settings: type) -> Any:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", default=settings.recipe)
     recipe = parser.parse_known_args()[0].recipe
-    known = recipe if recipe in RECIPES else "paper"  # tyro explains what is wrong with another name
+    known = recipe if recipe in get_args(RecipeName) else "paper"  # tyro explains what is wrong with another name
     return tyro.cli(settings, default=settings.of(known))

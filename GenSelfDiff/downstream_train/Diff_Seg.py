@@ -34,6 +34,19 @@ class Settings(TrainingSettings):
     """Fine-tune the pre-trained network to segment; the classes come from the data."""
 
     stage = "finetune"
+    improved = {
+        "initial_weights": "pytorch",
+        "learning_rate": 0.001,
+        "betas": (0.9, 0.999),
+        "warm_up": 50,
+        "decay": "cosine",
+        "clip": 1.0,
+        "ema": 0.99,
+        "quarter_turns": True,
+        "stain_jitter": 0.05,
+        "input_range": (-1.0, 1.0),
+        "timestep": 50,
+    }
 
     data: Path = MONUSEG
     """root of the data set: its labelled patches"""

@@ -36,6 +36,15 @@ class Settings(TrainingSettings):
     """Pre-train the noise network on unlabelled patches."""
 
     stage = "pretrain"
+    improved = {
+        "initial_weights": "pytorch",
+        "learning_rate": 0.001,
+        "warm_up": 100,
+        "decay": "cosine",
+        "clip": 1.0,
+        "ema": 0.999,
+        "quarter_turns": True,
+    }
 
     data: tuple[Path, ...] = (MONUSEG,)
     """roots of the data sets to train on: their unlabelled patches, or the images of their labelled ones"""

@@ -1,18 +1,127 @@
-"""The same scripts on a GPU; skipped where there is none."""
+"""The same on a GPU; skipped where there is none."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import image_generation
+from GenSelfDiff import training
 from GenSelfDiff.data import to_input
+from GenSelfDiff.devices import Devices, InPrecision
 from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
 from GenSelfDiff.pretrain import SS_diff
+from GenSelfDiff.unet import DiffusionNet, SegNet
+from tests.GenSelfDiff.runs import history
+from tests.GenSelfDiff.test_golden import assert_equal, with_golden_weights
+from utils_general import read_rgb
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
 ]
+GPU = torch.device("cuda")
+
+
+def network(golden, stage):
+    dim, classes, seed = int(golden["dim"]), int(golden["classes"]), int(golden["seed"])
+    if stage == "unet":
+        return with_golden_weights(DiffusionNet(dim), seed).to(GPU)
+    return with_golden_weights(SegNet(dim, classes), seed + 1).to(GPU)
+
+
+@torch.no_grad()
+def output(golden, stage, precision):
+    x, t = (torch.as_tensor(golden[name], device=GPU) for name in ("unet_in", "unet_t"))
+    model = InPrecision(network(golden, stage), precision)
+    return (model(x, t) if stage == "unet" else model(x).softmax(1)).cpu()
+
+
+@pytest.mark.parametrize("stage", ["unet", "seg"])
+def test_float32_gives_the_released_codes_numbers(golden, stage):
+    assert_equal(output(golden, stage, "float32"), golden[f"{stage}_out"], tolerance=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "off"), [("tf32", 1e-2), ("bfloat16", 5e-2)])
+def test_rounded_precisions_are_close_and_are_used(golden, precision, off):
+    rounded, golden_out = output(golden, "unet", precision), torch.as_tensor(golden["unet_out"])
+    distance = (rounded - golden_out).norm() / golden_out.norm()
+    assert 1e-6 < distance < off
+
+
+def test_keys_draw_the_same_as_on_a_cpu():
+    keys = torch.arange(6) * 7919
+    assert torch.equal(keyed_steps(keys.to(GPU), 1000).cpu(), keyed_steps(keys, 1000))
+    assert torch.allclose(keyed_normal(keys.to(GPU), 3, 32, 32).cpu(), keyed_normal(keys, 3, 32, 32), atol=1e-4)
+
+
+def test_images_become_the_same_input_as_on_a_cpu():
+    image = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(16, 16, 3)
+    for input_range in ((-1.0, 1.0), (0.0, 1.0)):
+        assert torch.equal(to_input(image.to(GPU), input_range).cpu(), to_input(image, input_range))
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "finetuning"])
+def test_an_untrained_network_has_the_loss_that_it_has_on_a_cpu(stage, request, tmp_path):
+    settings = replace(request.getfixturevalue(stage), learning_rate=0.0, epochs=1)
+    main = SS_diff.main if stage == "pretraining" else Diff_Seg.main
+    for device in ("cpu", "cuda:0"):
+        main(replace(settings, device=device, run_name=str(tmp_path / device)))
+    on_cpu, on_gpu = history(tmp_path / "cpu"), history(tmp_path / "cuda:0")
+    assert on_gpu.val_loss[0] == pytest.approx(on_cpu.val_loss[0], rel=1e-3)
+    assert on_gpu.train_loss[0] == pytest.approx(on_cpu.train_loss[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "finetuning"])
+def test_a_step_waits_for_nothing(stage, request, monkeypatch):
+    """PyTorch raises where a kernel's result is waited for; in the first step it may, while things are made."""
+    settings = replace(request.getfixturevalue(stage), device="cuda:0", ema=0.9, clip=1.0, batch_size=2)
+    real_step, steps = training.Trainer._train_step, []
+
+    def step(trainer, batch):
+        torch.cuda.set_sync_debug_mode("error" if steps else "default")
+        try:
+            real_step(trainer, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        steps.append(1)
+
+    monkeypatch.setattr(training.Trainer, "_train_step", step)
+    (SS_diff.main if stage == "pretraining" else Diff_Seg.main)(settings)
+    assert len(steps) >= 8
+
+
+def test_a_batch_gets_there_without_waiting():
+    batch = {"image": torch.zeros(2, 16, 16, 3, dtype=torch.uint8), "label": torch.zeros(2, 16, 16, dtype=torch.uint8)}
+    batch = {name: tensor.pin_memory() for name, tensor in batch.items()} | {"file": ["a", "b"]}
+    training.to_device(batch, Devices(GPU), (-1.0, 1.0))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        moved = training.to_device(batch, Devices(GPU), (-1.0, 1.0))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert moved["image"].shape == (2, 3, 16, 16) and moved["label"].dtype == torch.int64
+
+
+def test_stopped_and_continued(pretraining, tmp_path):
+    settings = replace(pretraining, device="cuda:0", ema=0.9)
+    SS_diff.main(settings)
+    stopped = replace(settings, run_name=str(tmp_path / "stopped"))
+    SS_diff.main(replace(stopped, epochs=1))
+    SS_diff.main(stopped)
+    assert history(stopped.run_name).val_loss.tolist() == pytest.approx(history(settings.run_name).val_loss, rel=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_in_one_process_compute_what_one_does(pretraining, tmp_path):
+    joint = 2 * torch.cuda.device_count()
+    SS_diff.main(replace(pretraining, device="cuda:0", batch_size=joint, run_name=str(tmp_path / "one"), epochs=1))
+    SS_diff.main(replace(pretraining, device="cuda", batch_size=2, run_name=str(tmp_path / "all"), epochs=1))
+    assert history(tmp_path / "all").val_loss[0] == pytest.approx(history(tmp_path / "one").val_loss[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -21,15 +130,14 @@ def test_pretraining_generation_and_finetuning(tiny_data_set, tmp_path, precisio
     run = str(tmp_path / "pre")
     SS_diff.main(SS_diff.Settings(data=(tiny_data_set,), run_name=run, timesteps=20, sample_every=2, **small))
     assert pd.read_csv(tmp_path / "pre" / "history.csv").val_loss.notna().all()
-    image_generation.main(
-        image_generation.Settings(pretrained=run, data=(tiny_data_set,), output=tmp_path / "images", count=2)
-    )
+    for sampler in ("ancestral", "ddim", "dpm-solver++"):
+        folder = Path(tmp_path / sampler)
+        image_generation.main(
+            image_generation.Settings(
+                pretrained=run, data=(tiny_data_set,), output=folder, count=2, sampler=sampler, precision=precision
+            )
+        )
+        assert np.ptp(read_rgb(folder / "image_1.png")) > 0
     tuned = str(tmp_path / "seg")
     Diff_Seg.main(Diff_Seg.Settings(data=tiny_data_set, run_name=tuned, pretrained=run, **small))
     assert pd.read_csv(tmp_path / "seg" / "history.csv").val_loss.notna().all()
-
-
-def test_input_has_the_bits_that_it_has_on_a_cpu():
-    values = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(-1, -1, -1, 3)
-    for input_range in ((-1.0, 1.0), (0.0, 1.0), (-0.3, 0.7)):
-        assert torch.equal(to_input(values.cuda(), input_range).cpu(), to_input(values, input_range))

@@ -7,7 +7,7 @@ import pytest
 import HE_diff_general
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.pretrain import SS_diff
-from GenSelfDiff.settings import RECIPES, read_command_line
+from GenSelfDiff.settings import read_command_line
 
 STAGES = [SS_diff.Settings, HE_diff_general.Settings, Diff_Seg.Settings]
 
@@ -25,7 +25,7 @@ def test_the_paper_is_the_default(monkeypatch, settings):
 @pytest.mark.parametrize("settings", STAGES)
 def test_improved_is_what_the_table_says_and_nothing_else(monkeypatch, settings):
     improved, paper = parsed(monkeypatch, settings, "--recipe", "improved"), settings()
-    values = {"recipe": "improved", **RECIPES["improved"][settings.stage]}
+    values = {"recipe": "improved", **settings.improved}
     assert {name: getattr(improved, name) for name in values} == values
     assert all(getattr(improved, n) == getattr(paper, n) for n in vars(paper) if n not in values)
     improved.check()
