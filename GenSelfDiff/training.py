@@ -442,8 +442,9 @@ def plain(settings: Any) -> dict[str, Any]:
 
 
 def to_device(batch: dict[str, Any], devices: Devices, input_range: tuple[float, float]) -> dict[str, Any]:
-    """A batch of patches on the device, for the network: images (B, 3, H, W) float32 in `input_range`, labels (B, H, W)
-    int64. They get there uint8, out of pinned memory, without waiting; file names and seeds stay.
+    """A batch on the device, as the network wants it: images float32 (B, 3, H, W) in `input_range`, int64 labels.
+
+    They are copied as uint8, out of pinned memory, so that nothing waits; file names and seeds stay.
     """
     moved = {k: v.to(devices.device, non_blocking=True) for k, v in batch.items() if k in ("image", "label")}
     moved["image"] = to_input(moved["image"], input_range)
