@@ -61,13 +61,7 @@ class PatchDataset(Dataset):
     one byte where there are at most 256 classes: a quarter of the bytes to hand from process to process and to a GPU.
     """
 
-    def __init__(
-        self,
-        folders: list[Patches],
-        split: str,
-        seed: int,
-        augmentation: v2.Transform | None = None,
-    ):
+    def __init__(self, folders: list[Patches], split: str, seed: int, augmentation: v2.Transform | None = None):
         self.folders, self.seed, self.augmentation = folders, seed, augmentation
         for folder in folders:
             if split == "train" and not folder.described:

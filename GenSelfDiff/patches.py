@@ -38,7 +38,7 @@ class Layout(Protocol):
         """Class indices int32 (H, W)."""
 
     def instances(self, patch: int) -> np.ndarray | None:
-        """Instance numbers of the source image, int32 (H, W), 0 background; None where there are none."""
+        """Instance numbers of the source image, int32 (H, W), 0 background; None in a layout that has none."""
 
 
 class Rows(Protocol):
@@ -108,17 +108,16 @@ class IndexedLayout:
         """Class indices int32 (H, W)."""
         return read_index_map(self.label_file(patch))
 
-    def instances(self, patch: int) -> np.ndarray | None:
-        """Instance numbers of the source image, int32 (H, W), 0 background; None where the data set has none."""
-        if not self.has_instances:
-            return None
+    def instances(self, patch: int) -> np.ndarray:
+        """Instance numbers of the source image, int32 (H, W), 0 background."""
         return read_index_map(self.folder / "instances" / f"instance_{patch}.png")
 
 
 class Patches:
     """One folder of patches, in either of two layouts: with an `index.csv` beside them, or as the released code's.
 
-    `index` has a row a patch: patch (its number), source (name of the source image), x, y (pixels), split. Nothing else
+    `index` has a row a patch: patch (its number), source (name of the source image), x, y (pixels), split. `described`
+    says whether that and the names of the classes come from the folder; as released, it has none of them. Nothing else
     is kept of each patch, no path and no Python object, so that 300,000 of them cost a process and its workers no more
     than 10 MB. Raises `InputError` where the folder is incomplete.
     """
@@ -131,17 +130,8 @@ class Patches:
         kind = IndexedLayout if (self.folder / "index.csv").is_file() else ReleasedLayout
         self.layout: Layout = kind(self.folder, labelled)
         self.index, self.data_set = self.layout.index, self.layout.data_set
+        self.described, self.has_instances = self.layout.described, self.layout.has_instances
         self.decoded: dict[str, Rows] = {}  # "image" and "label", where a decoded copy is read instead of their files
-
-    @property
-    def described(self) -> bool:
-        """Whether the folder says what each patch is for and what the classes are called; as released, it does not."""
-        return self.layout.described
-
-    @property
-    def has_instances(self) -> bool:
-        """Whether instances are known."""
-        return self.layout.has_instances
 
     def __len__(self) -> int:
         return len(self.index)
@@ -169,7 +159,7 @@ class Patches:
 
     def instances(self, patch: int) -> np.ndarray | None:
         """Instance numbers of the source image, int32 (H, W), 0 background; None where the data set has none."""
-        return self.layout.instances(patch)
+        return self.layout.instances(patch) if self.has_instances else None
 
     def keep_sources(self, number: int) -> None:
         """Keep the training patches of only so many source images, drawn with the paper's seed; for few labels."""

@@ -1,7 +1,7 @@
 """The settings that all training scripts share, and the recipes: named sets of defaults.
 
-`paper` is what each script's settings have as defaults: the published values. `improved` replaces those that the script's
-settings name under `improved`; each can still be overridden. What they are worth: docs/experiments.md.
+`paper` is what each script's settings have as defaults: the published values. `improved` replaces those that they name
+under `improved`; each can still be overridden. What they are worth: docs/experiments.md.
 """
 
 import argparse

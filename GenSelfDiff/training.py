@@ -411,8 +411,9 @@ def save_memory(model: nn.Module, wanted: bool) -> None:
 
 
 def to_device(batch: dict[str, Any], devices: Devices, input_range: tuple[float, float]) -> dict[str, Any]:
-    """A batch of patches on the device, for the network: images (B, 3, H, W) float32 in `input_range`, labels (B, H, W)
-    int64. All its tensors get there out of pinned memory, images uint8, without waiting; file names stay.
+    """A batch on the device, as the network wants it: images float32 (B, 3, H, W) in `input_range`, int64 labels.
+
+    They are copied as uint8, out of pinned memory, so that nothing waits; file names stay.
     """
     moved = {k: v.to(devices.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
     moved["image"] = to_input(moved["image"], input_range)

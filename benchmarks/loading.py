@@ -1,11 +1,15 @@
-"""What a data set of any size costs to open, and how fast its patches reach a training step.
+"""What a data set of any size costs to open, how fast its patches reach a training step, and what part costs what.
 
     python3 benchmarks/loading.py
 
-Each row is a training process of its own. Patches are links to a few files, so that 301,490 of them need no room. They
-come from the disk's cache: on a slow or shared disk reading comes on top.
+Each row of the first table is a training process of its own, which reads as the two stages do, up to the network's
+input on `--device`. Patches are links to a few files, so that 301,490 of them need no room; only the decoded copy
+(`cache`) is as large as in earnest. All comes from the memory of the system: a slow or shared disk comes on top.
+Figures in ms are of one image and one core, in processor time, so that other work on the machine counts little. They
+are for all processes together; "main ms" is the part of the one that trains. What is mapped of a decoded copy counts
+as resident memory, though the system takes it back where memory is short. The second table has the parts.
 
-The last column is for a step at H200 speed. One image of pre-training at the paper's size is 455e9 operations, forward
+"workers needed" is for a step at H200 speed. One image of pre-training at the paper's size is 455e9 operations, forward
 and backward. An H200 multiplies bfloat16 at 989e12 operations a second at most. A U-Net that reaches 30 % of that takes
 0.30 x 989e12 / 455e9 = 652 images a second; so many workers a GPU are then to be asked for with `--workers`.
 """
@@ -15,9 +19,10 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import chain, islice, repeat
+from dataclasses import asdict, dataclass
+from itertools import chain, islice, product, repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +32,25 @@ import numpy as np
 import pandas as pd
 import torch
 from skimage.data import immunohistochemistry
+from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from benchmarks.tables import machine, markdown
-from GenSelfDiff.augmentation import finetuning_augmentation, flips
-from GenSelfDiff.data import EpochBatches, PatchDataset, Patches, labelled_folder, loader, stop_workers
-from GenSelfDiff.devices import set_up_alone
+from GenSelfDiff.augmentation import finetuning_augmentation, flips, tv_tensors
+from GenSelfDiff.data import (
+    EpochBatches,
+    PatchDataset,
+    Patches,
+    derived_seed,
+    labelled_folder,
+    loader,
+    stop_workers,
+    to_input,
+)
+from GenSelfDiff.decoded import read_decoded
+from GenSelfDiff.devices import Devices, set_up_alone
+from GenSelfDiff.settings import RECIPES, RecipeName
+from GenSelfDiff.training import to_device
 from utils_general import (
     MONUSEG,
     ROOT,
@@ -48,6 +66,8 @@ from utils_general import (
 H200_IMAGES_PER_SECOND = 0.30 * 989e12 / 455e9
 LINKED = 144  # different files among the patches
 AUGMENTATIONS = {"pretrain": flips, "finetune": finetuning_augmentation}
+AUGMENTATION_SETTINGS = ("quarter_turns", "stain_jitter")
+RANGE = (-1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +76,12 @@ class Settings:
 
     data: Path = MONUSEG
     """root of the data set whose labelled patches are used; a picture of scikit-image where there is none"""
-    counts: tuple[int, ...] = (30_149, 301_490)
-    """patches in the data set; the paper has 30,149"""
+    counts: tuple[int, ...] = (4_320, 30_149, 301_490)
+    """patches in the data set: MoNuSeg's, all of the paper's, ten times as many"""
+    decode_up_to: int = 4_320
+    """patches of the largest data set that is measured with --cache, too; one of 256 pixels takes 0.26 MB of disk"""
+    recipes: tuple[RecipeName, ...] = ("paper", "improved")
+    """whose augmentations are measured"""
     workers: tuple[int, ...] = (0, 1, 2)
     """processes that read"""
     batch_size: int = 8
@@ -67,7 +91,9 @@ class Settings:
     images_per_second: float = H200_IMAGES_PER_SECOND
     """what a training step takes"""
     output: Path = ROOT / "benchmarks" / "results" / "loading"
-    """folder for loading.csv and loading.md"""
+    """folder for loading.csv, loading.md and, of what --decode-up-to lets decode, parts.csv"""
+    device: str = "auto"
+    """where the network's input is wanted: auto, cpu, cuda or cuda:N"""
     overwrite: bool = False
     """replace an existing output folder"""
 
@@ -123,67 +149,196 @@ def memory(pid: int | str = "self") -> dict[str, float]:
     return {"resident": kib["Rss:"] / 1024, "own": (kib["Private_Clean:"] + kib["Private_Dirty:"]) / 1024}
 
 
-def measure(folder: Path, stage: str, workers: int, settings: Settings) -> dict[str, Any]:
-    """One training process up to its first batch, then its speed; called in a new process."""
+def processor_seconds(pid: int | str = "self") -> float:
+    """What a process has used of the processors, with all its threads; Linux only."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.is_file():
+        return np.nan
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What one process measures."""
+
+    stage: str
+    recipe: str
+    patches: int
+    cache: bool
+    workers: int
+
+
+def augmentation(stage: str, recipe: str) -> Any:
+    """That of a stage with the settings of a recipe."""
+    chosen = {k: v for k, v in RECIPES[recipe][stage].items() if k in AUGMENTATION_SETTINGS}
+    return AUGMENTATIONS[stage](**chosen)
+
+
+def prepare(device: str) -> Devices:
+    """A new process as a script is: one thread, and the system's own way to start workers, not that of the pool."""
     torch.set_num_threads(1)
-    # The system's own way to start workers, not the one by which this process was started.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
-    devices = set_up_alone("cpu")
+    return set_up_alone(device)
+
+
+def measure(folder: Path, case: Case, settings: Settings) -> dict[str, Any]:
+    """One training process up to its first batch, then its speed; called in a new process."""
+    devices = prepare(settings.device)
     before, start = memory()["resident"], time.perf_counter()
-    patches = Patches(folder, labelled=stage == "finetune")
-    training = PatchDataset([patches], "train", (-1.0, 1.0), SPLIT_SEED, AUGMENTATIONS[stage]())
-    validation = PatchDataset([patches], "val", (-1.0, 1.0), SPLIT_SEED)
+    patches = Patches(folder, labelled=case.stage == "finetune")
+    training = PatchDataset([patches], "train", SPLIT_SEED, augmentation(case.stage, case.recipe))
+    validation = PatchDataset([patches], "val", SPLIT_SEED)
     for dataset in (training, validation):
         dataset.fingerprint()
+    if case.cache:
+        read_decoded(patches, case.workers)
     batches = EpochBatches(len(training), settings.batch_size, SPLIT_SEED, devices, shuffle=True)
-    data_loader = loader(training, batches, workers, devices)
+    data_loader = loader(training, batches, case.workers, devices)
     opened = time.perf_counter()
-    stream = chain.from_iterable(repeat(data_loader))  # epoch after epoch
-    next(stream)
+    # epoch after epoch
+    stream = (to_device(batch, devices, RANGE)["image"] for batch in chain.from_iterable(repeat(data_loader)))
+    next(stream)[0, 0, 0, 0].item()  # the GPU has done it, if it is one
     first = time.perf_counter()
-    for _ in islice(stream, 10 * max(1, workers)):  # what was read ahead is not counted
-        pass
-    count, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < settings.seconds:
-        count += len(next(stream)["image"])
-    rate = count / (time.perf_counter() - begin)
-    readers = [memory(worker.pid) for worker in data_loader._iterator._workers] if workers else []
+    speed = speed_of(stream, data_loader, settings.seconds)
+    readers = [memory(worker.pid) for worker in data_loader._iterator._workers] if case.workers else []
     row = {"open s": opened - start, "first batch s": first - opened, "process MiB": memory()["resident"]}
     row["of which data set MiB"] = row["process MiB"] - before
     row |= {
         f"worker {name} MiB": np.mean([r[name] for r in readers]) if readers else None for name in ("resident", "own")
     }
     stop_workers(data_loader)
-    return {**row, "patches/s": rate}
+    return {**asdict(case), **row, **speed}
 
 
-def in_new_process(*arguments: Any) -> dict[str, Any]:
-    """`measure` where nothing was done before."""
+def speed_of(stream: Iterator[torch.Tensor], data_loader: Any, seconds: float) -> dict[str, float]:
+    """Images a second, and milliseconds of processor time an image: of all processes, and of the main one."""
+    for _ in islice(stream, 10 * max(1, data_loader.num_workers)):  # what was read ahead is not counted
+        pass
+    pids = ["self", *(worker.pid for worker in getattr(data_loader._iterator, "_workers", []))]
+    used = [processor_seconds(pid) for pid in pids]
+    count, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        count += len(batch := next(stream))
+    batch[0, 0, 0, 0].item()
+    rate = count / (time.perf_counter() - begin)
+    used = [1000 * (processor_seconds(pid) - u) / count for pid, u in zip(pids, used, strict=True)]
+    return {"patches/s": rate, "ms": sum(used), "main ms": used[0]}
+
+
+def milliseconds(work: Callable[[int], Any], seconds: float) -> float:
+    """Processor time of `work(i)`, i = 0, 1, ...: the least mean of five rounds, which others disturb least."""
+    rounds, i = [], 0
+    for _ in range(5):
+        begin, wall, first = time.process_time(), time.perf_counter(), i
+        while time.perf_counter() - wall < seconds / 5:
+            work(i)
+            i += 1
+        rounds.append(1000 * (time.process_time() - begin) / (i - first))
+    return min(rounds)
+
+
+class Same(Dataset):
+    """One item, again and again: what is left is to bring it to the training step."""
+
+    def __init__(self, item: dict[str, Any], length: int):
+        self.item, self.length = item, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, _key: tuple[int, int]) -> dict[str, Any]:
+        return self.item
+
+
+def hand_over(item: dict[str, Any], settings: Settings, devices: Devices) -> dict[str, float]:
+    """What it costs to collate items, in a worker and to take them from there; milliseconds an image."""
+    size, found = settings.batch_size, {}
+    found["collation"] = milliseconds(lambda _: default_collate([item] * size), settings.seconds) / size
+    batches = EpochBatches(1000 * size, size, SPLIT_SEED, devices, shuffle=False)
+    data_loader = loader(Same(item, 1000 * size), batches, 1, devices)
+    stream = chain.from_iterable(repeat(data_loader))
+    start = time.perf_counter()
+    next(stream)
+    started = time.perf_counter() - start
+    speed = speed_of((batch["image"] for batch in stream), data_loader, settings.seconds)
+    stop_workers(data_loader)
+    found["collation in a worker, and from there to the main process"] = speed["ms"]
+    found["the part of the main process in that"] = speed["main ms"]
+    found["the start of a worker, once"] = 1000 * started
+    return found
+
+
+def parts(folder: Path, settings: Settings) -> dict[str, float]:
+    """What each part costs, in milliseconds of one core an image; called in a new process."""
+    devices = prepare("cpu")
+    patches, decoded = Patches(folder, labelled=True), Patches(folder, labelled=True)
+    read_decoded(decoded, 0)
+    numbers = patches.index.patch.to_numpy()
+
+    def cost(work: Callable[[int], Any]) -> float:
+        return milliseconds(lambda i: work(int(numbers[i % len(numbers)])), settings.seconds)
+
+    found = {}
+    for source, where in ((patches, "from its PNG file"), (decoded, "from the decoded copy")):
+        found[f"image {where}"] = cost(lambda patch, source=source: source.image(patch).copy())
+        found[f"label {where}"] = cost(source.label)
+    found["a seed, and the random state that is put back"] = milliseconds(seeded, settings.seconds)
+    item = PatchDataset([decoded], "train", SPLIT_SEED)[0, 0]
+    image, label = tv_tensors.Image(item["image"].movedim(-1, 0)), tv_tensors.Mask(item["label"])
+    for recipe in settings.recipes:
+        for stage in AUGMENTATIONS:
+            change, inputs = augmentation(stage, recipe), (image, label) if stage == "finetune" else (image,)
+            found[f"augmentation of {stage}, {recipe}"] = cost(lambda _, do=change, inputs=inputs: do(*inputs))
+    found |= hand_over(item, settings, devices)
+    together = torch.stack([item["image"]] * settings.batch_size)
+    found["to the network's input, on a CPU"] = cost(lambda _: to_input(together, RANGE)) / settings.batch_size
+    return found
+
+
+def seeded(i: int) -> None:
+    """As an item does it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derived_seed(SPLIT_SEED, 0, i))
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function` where nothing was done before."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
+        return pool.submit(function, *arguments).result()
 
 
 def main(settings: Settings) -> None:
-    """Measure everything; table."""
-    at_least(settings, batch_size=1, seconds=0.1, images_per_second=0)
-    rows = []
+    """Measure everything; tables."""
+    at_least(settings, batch_size=1, seconds=0.1, images_per_second=0, decode_up_to=0)
+    rows, costs = [], {}
     with replace_folder(settings.output, "loading.csv", settings.overwrite) as output:
         for count in settings.counts:
+            caches = (False, True) if count <= settings.decode_up_to else (False,)
+            cases = [
+                Case(stage=stage, recipe=recipe, patches=count, cache=cache, workers=workers)
+                for recipe, stage, cache, workers in product(settings.recipes, AUGMENTATIONS, caches, settings.workers)
+            ]
             with tempfile.TemporaryDirectory(dir=output) as temporary:
                 folder = make_data_set(Path(temporary) / "data", count, settings.data)
-                for stage in tqdm(AUGMENTATIONS, f"{count} patches", disable=None):
-                    for workers in settings.workers:
-                        row = in_new_process(folder, stage, workers, settings)
-                        needed = settings.images_per_second * max(1, workers) / row["patches/s"]
-                        rows.append(
-                            {"stage": stage, "patches": count, "workers": workers, **row, "workers needed": needed}
-                        )
+                if len(caches) > 1:  # before the cases, which then find the decoded copy
+                    costs = in_new_process(parts, folder, settings)
+                rows += [
+                    in_new_process(measure, folder, case, settings)
+                    for case in tqdm(cases, f"{count} patches", disable=None)
+                ]
         table = pd.DataFrame(rows)
+        table["workers needed"] = settings.images_per_second * table.workers.clip(1) / table["patches/s"]
         table.to_csv(output / "loading.csv", index=False)
         about = f"{machine('cpu')}; workers needed: for {settings.images_per_second:.0f} images a second"
-        (output / "loading.md").write_text(f"{about}\n\n{markdown(table, 3)}")
-        print((output / "loading.md").read_text())
-    print(f"the table is in {settings.output}: loading.csv, loading.md")
+        text = f"{about}\n\n{markdown(table, 3)}"
+        if costs:
+            part_table = pd.DataFrame(list(costs.items()), columns=["part", "ms"])
+            part_table.to_csv(output / "parts.csv", index=False)
+            text += f"\n{markdown(part_table, 3)}"
+        (output / "loading.md").write_text(text)
+        print(text)
+    print(f"what was measured is in {settings.output}: {', '.join(sorted(f.name for f in settings.output.iterdir()))}")
 
 
 if __name__ == "__main__":

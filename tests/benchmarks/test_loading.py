@@ -1,20 +1,52 @@
+import os
+import time
+
 import pandas as pd
 import pytest
 
-from benchmarks.loading import Settings, main, make_data_set
+from benchmarks import loading
+from benchmarks.loading import Settings, main, make_data_set, processor_seconds
 from GenSelfDiff.data import Patches
 
+ROW = {"workers": 1, "patches/s": 1.0}
 
-def test_the_table_has_a_row_for_each_case(tmp_path, capsys):
+
+def test_the_tables_have_a_row_for_each_case_and_part(tmp_path, capsys):
     """On a picture of scikit-image, since the data set is not there."""
-    settings = Settings(data=tmp_path / "none", counts=(40,), workers=(1,), seconds=0.1, output=tmp_path / "results")
+    settings = Settings(
+        data=tmp_path / "none", counts=(40,), recipes=("improved",), workers=(1,), seconds=0.1,
+        output=tmp_path / "results", device="cpu",
+    )  # fmt: skip
     main(settings)
     table = pd.read_csv(tmp_path / "results" / "loading.csv")
-    assert table[["stage", "patches", "workers"]].to_numpy().tolist() == [["pretrain", 40, 1], ["finetune", 40, 1]]
+    cases = [(stage, 40, cache) for stage in ("pretrain", "finetune") for cache in (False, True)]
+    assert list(table[["stage", "patches", "cache"]].itertuples(index=False, name=None)) == cases
     assert (table["patches/s"] > 0).all() and (table["worker resident MiB"] > table["worker own MiB"]).all()
+    assert (table["ms"] >= table["main ms"]).all()
     assert table["workers needed"].tolist() == pytest.approx((settings.images_per_second / table["patches/s"]).tolist())
-    assert capsys.readouterr().out.strip().splitlines()[-1].endswith("loading.csv, loading.md")
-    assert {f.name for f in (tmp_path / "results").iterdir()} == {"loading.csv", "loading.md"}  # no patch is left
+    costs = pd.read_csv(tmp_path / "results" / "parts.csv", index_col="part").ms
+    assert costs["image from its PNG file"] > 3 * costs["image from the decoded copy"] > 0
+    assert costs["augmentation of finetune, improved"] > costs["augmentation of pretrain, improved"] > 0
+    assert capsys.readouterr().out.strip().splitlines()[-1].endswith("loading.csv, loading.md, parts.csv")
+    text = (tmp_path / "results" / "loading.md").read_text()
+    assert all(part in text for part in costs.index)
+    names = {"loading.csv", "parts.csv", "loading.md"}
+    assert {f.name for f in (tmp_path / "results").iterdir()} == names  # no patch is left
+
+
+def test_a_large_data_set_is_not_decoded(tmp_path, monkeypatch):
+    cases = []
+    monkeypatch.setattr(loading, "in_new_process", lambda _, __, case, ___: cases.append(case) or ROW)
+    main(Settings(data=tmp_path / "none", counts=(40,), decode_up_to=39, workers=(1,), output=tmp_path / "results"))
+    assert len(cases) == 4 and not any(case.cache for case in cases)
+    assert {f.name for f in (tmp_path / "results").iterdir()} == {"loading.csv", "loading.md"}
+
+
+def test_processor_time_is_counted_also_of_other_processes():
+    before, begin = processor_seconds(os.getpid()), time.process_time()
+    while time.process_time() - begin < 0.1:
+        pass
+    assert processor_seconds(os.getpid()) - before == pytest.approx(0.1, abs=0.05)
 
 
 def test_patches_are_links_to_those_of_the_data_set(tiny_data_set, tmp_path):
