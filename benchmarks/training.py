@@ -191,17 +191,16 @@ class Measurements:
 
 def for_device(settings: Settings, device: str) -> Settings:
     """The settings with what their defaults come to there."""
-    on_gpu = device.startswith("cuda")
-    sizes = ("64:256:8", "64:256:32") if on_gpu else ("16:64:8", "32:128:8", "64:256:2")
-    memory_sizes = () if on_gpu else ("64:256:8",)
     if settings.quick:
-        settings = dataclasses.replace(settings, rounds=1, seconds=0.0)
-        sizes, memory_sizes = ("8:16:2",), ()
-    if settings.sizes is not None and not settings.quick:
-        sizes = settings.sizes
-    if settings.memory_sizes is not None and not settings.quick:
-        memory_sizes = settings.memory_sizes
-    return dataclasses.replace(settings, sizes=sizes, memory_sizes=memory_sizes)
+        return dataclasses.replace(settings, sizes=("8:16:2",), memory_sizes=(), rounds=1, seconds=0.0)
+    sizes, memory_sizes = ("16:64:8", "32:128:8", "64:256:2"), ("64:256:8",)
+    if device.startswith("cuda"):
+        sizes, memory_sizes = ("64:256:8", "64:256:32"), ()
+    return dataclasses.replace(
+        settings,
+        sizes=sizes if settings.sizes is None else settings.sizes,
+        memory_sizes=memory_sizes if settings.memory_sizes is None else settings.memory_sizes,
+    )
 
 
 def main(settings: Settings) -> None:
@@ -210,9 +209,10 @@ def main(settings: Settings) -> None:
     at_least(settings, rounds=1, steps=1, seconds=0, minutes=0.1, loader_seconds=0)
     device = str(pick_device(settings.device))
     settings = for_device(settings, device)
-    sizes, memory_sizes = map(parse_size, settings.sizes), map(parse_size, settings.memory_sizes)
+    sizes = [parse_size(size) for size in settings.sizes]
+    memory_sizes = [parse_size(size) for size in settings.memory_sizes]
     cases = pick_cases(settings.cases, device, settings.compile)
-    first, rest = plan(cases, list(sizes), list(memory_sizes), settings.rounds)
+    first, rest = plan(cases, sizes, memory_sizes, settings.rounds)
     with replace_folder(settings.output, "measurements.csv", settings.overwrite) as folder:
         measurements = Measurements(settings, device, budget, folder)
         measurements.run(first)

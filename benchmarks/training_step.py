@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor, nn
 
+from benchmarks.training_cases import GRAPH
 from benchmarks.training_networks import NETWORKS, TIMESTEPS, Job, work
 from GenSelfDiff.devices import keep_freed_memory
 
@@ -39,7 +40,7 @@ def training_step(job: Job) -> Callable[[], None]:
     float32_means(job)
     module, loss = NETWORKS[job.network](job)
     module.to(device)
-    graph = "cuda graph" in job.switches
+    graph = GRAPH in job.switches
     adam = {"fused": "fused" in job.switches, "foreach": False, "capturable": graph}
     # The peers': as PyTorch picks it
     optimizer = torch.optim.Adam(module.parameters(), 1e-4, **adam if job.network == "GenSelfDiff" else {})

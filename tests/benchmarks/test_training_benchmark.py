@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import training, training_networks, training_step
 from benchmarks.plain import KERNELS, make_plain
-from benchmarks.training_cases import CEILINGS, COPY, OFF, OURS, PEERS, all_cases
+from benchmarks.training_cases import CEILINGS, COPY, GRAPH, OFF, OURS, PEERS, all_cases
 from benchmarks.training_networks import Job, work
 from GenSelfDiff import unet
 from GenSelfDiff.unet import DiffusionNet
@@ -150,6 +150,12 @@ def test_a_step_that_fails_says_why_in_one_line(monkeypatch, capsys, message, sa
     monkeypatch.setattr(training_step, "measure", fail)
     training_step.main(Job(network=OURS, **TINY))
     assert json.loads(capsys.readouterr().out) == {"failure": said}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it works")
+def test_a_cuda_graph_without_cuda_is_a_row_with_its_reason(capsys):
+    training_step.main(Job(network=OURS, **TINY, switches=(GRAPH,)))
+    assert json.loads(capsys.readouterr().out)["failure"].startswith("RuntimeError: ")
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
