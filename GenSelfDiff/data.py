@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from GenSelfDiff.devices import Devices, keep_freed_memory
-from GenSelfDiff.patches import RELEASED, Patches
+from GenSelfDiff.patches import Patches
 from utils_general import SIDE_MULTIPLE, InputError
 
 # The input range each stage was published with; a setting of both, stored in the checkpoint.
@@ -22,10 +22,12 @@ PRETRAINING_RANGE = (-1.0, 1.0)
 FINETUNING_RANGE = (0.0, 1.0)
 
 
-def to_input(image: np.ndarray | Tensor, input_range: tuple[float, float]) -> Tensor:
-    """An image uint8 (H, W, 3) becomes float32 (3, H, W) in `input_range`: 0 its lower end, 255 its upper."""
+def to_input(images: np.ndarray | Tensor, input_range: tuple[float, float]) -> Tensor:
+    """Images uint8 (..., H, W, 3) become float32 (..., 3, H, W) in `input_range`: 0 its lower end, 255 its upper."""
     low, high = input_range
-    return torch.as_tensor(image).movedim(-1, 0).float().div(255).mul(high - low).add(low)
+    x = torch.as_tensor(images).movedim(-1, -3).contiguous().float()
+    # A GPU divides by a number by multiplying with its rounded inverse, by a tensor it divides: the bits are a CPU's.
+    return x.div_(torch.full((), 255.0, device=x.device)).mul_(high - low).add_(low)
 
 
 def to_image(x: Tensor, input_range: tuple[float, float]) -> np.ndarray:
@@ -50,25 +52,25 @@ def _first_folder(root: Path, *names: str) -> Path:
 
 
 class PatchDataset(Dataset):
-    """One split of one or several folders of patches as network input.
+    """One split of one or several folders of patches, augmented.
 
     Items are asked for by (epoch, i); what is random depends on these and the seed only, so the data of a step are
-    the same whatever the number of workers or processes, and after a restart. An item is a dict: image (3, H, W) in
-    `input_range`, label (H, W) where labelled, file (the image's), seed (for what is drawn later: step and noise).
+    the same whatever the number of workers or processes, and after a restart. An item is a dict: image uint8
+    (H, W, 3), label (H, W) where labelled, file (the image's), seed (for what is drawn later: step and noise). Images
+    stay uint8 until they are where the network is (`to_input`), and labels, which `Patches.check_labels` has seen, take
+    one byte where there are at most 256 classes: a quarter of the bytes to hand from process to process and to a GPU.
     """
 
     def __init__(
         self,
         folders: list[Patches],
         split: str,
-        input_range: tuple[float, float],
         seed: int,
         augmentation: v2.Transform | None = None,
     ):
-        self.folders, self.input_range = folders, input_range
-        self.seed, self.augmentation = seed, augmentation
+        self.folders, self.seed, self.augmentation = folders, seed, augmentation
         for folder in folders:
-            if split == "train" and folder.data_set.protocol == RELEASED:
+            if split == "train" and not folder.described:
                 print(f"{folder.folder} has no index.csv: split 90/10 by patch, so overlapping patches may be in both")
         selected = [folder.select(split) for folder in folders]
         self.numbers = np.concatenate(selected)
@@ -102,19 +104,29 @@ class PatchDataset(Dataset):
         patches = self.folders[np.searchsorted(self.ends, i, side="right")]
         patch = int(self.numbers[i])
         file, seed = str(patches.file(patch)), derived_seed(self.seed, epoch, i)
-        image = patches.image(patch)
-        if image.shape[:2] != (self.size, self.size):
-            raise InputError(f"{file} is {image.shape[1]}x{image.shape[0]} pixels, not {self.size}x{self.size}")
-        item = {"image": tv_tensors.Image(torch.from_numpy(image.copy()).movedim(-1, 0))}
+        item = {"image": tv_tensors.Image(torch.from_numpy(sized_image(patches, patch).copy()).movedim(-1, 0))}
         if patches.labelled:
-            item["label"] = tv_tensors.Mask(torch.from_numpy(patches.label(patch)).long())
+            item["label"] = tv_tensors.Mask(torch.from_numpy(patches.label(patch).astype(label_type(patches))))
         if self.augmentation is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 item = self.augmentation(item)
         item = {name: value.as_subclass(Tensor) for name, value in item.items()}
-        item["image"] = to_input(item["image"].movedim(0, -1), self.input_range).contiguous()
+        item["image"] = item["image"].movedim(0, -1).contiguous()
         return {**item, "file": file, "seed": seed}
+
+
+def sized_image(patches: Patches, patch: int) -> np.ndarray:
+    """Image uint8 (H, W, 3) of the size that the data set says; `InputError` for another."""
+    image, size = patches.image(patch), patches.data_set.patch_size
+    if image.shape[:2] != (size, size):
+        raise InputError(f"{patches.file(patch)} is {image.shape[1]}x{image.shape[0]} pixels, not {size}x{size}")
+    return image
+
+
+def label_type(patches: Patches) -> np.dtype:
+    """The smallest type that holds the class indices: uint8 up to 256 classes."""
+    return np.dtype(np.uint8 if len(patches.data_set.classes) <= 256 else np.int32)
 
 
 def derived_seed(*parts: int) -> int:

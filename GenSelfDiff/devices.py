@@ -88,10 +88,19 @@ class InPrecision(nn.Module):
         rounding = "tf32" if precision == "tf32" else "ieee"
         torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = rounding
 
-    def forward(self, x: Tensor, *arguments: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *arguments: Tensor) -> Any:
         """As the network's."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return self.model(x, *arguments).float()
+            return _as_float32(self.model(x, *arguments))
+
+
+def _as_float32(output: Any) -> Any:
+    """A network's output, a tensor or a tuple, list or dict of them, in float32."""
+    if isinstance(output, dict):
+        return {name: _as_float32(value) for name, value in output.items()}
+    if isinstance(output, tuple | list):
+        return type(output)(map(_as_float32, output))
+    return output.float()
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""The figures of a run: their means while it goes on, and their curves."""
+"""The metrics of a run: their means while it goes on, and their curves."""
 
 import gc
 import math
@@ -11,25 +11,25 @@ from torch import Tensor
 from GenSelfDiff.devices import Devices
 from utils_general import read_rgb, save_figure
 
-Figures = dict[str, tuple[Tensor, Tensor | int]]
+MetricSums = dict[str, tuple[Tensor, Tensor | int]]
 """Named sums and the counts to divide them by; both can be added up over batches and processes."""
 
 
-class Means:
-    """Running means of named figures, kept on the device so that adding to them never waits for it."""
+class MetricMeans:
+    """Running means of named metrics, kept on the device so that adding to them never waits for it."""
 
     def __init__(self, pairs: dict[str, list[float]] | None = None) -> None:
         self.pairs = {name: torch.tensor(pair, dtype=torch.float64) for name, pair in (pairs or {}).items()}
 
-    def add(self, figures: Figures) -> None:
-        """Add the figures of a batch."""
-        for name, (total, count) in figures.items():
+    def add(self, sums: MetricSums) -> None:
+        """Add those of a batch."""
+        for name, (total, count) in sums.items():
             total = total.detach().double()
             pair = torch.stack([total, count.double() if isinstance(count, Tensor) else torch.full_like(total, count)])
             self.pairs[name] = self.pairs[name].to(pair.device) + pair if name in self.pairs else pair
 
     def over_processes(self, devices: Devices) -> dict[str, list[float]]:
-        """Sum and count of each figure over all processes."""
+        """Sum and count of each metric over all processes."""
         together: dict[str, list[float]] = {}
         for pairs in devices.gather({name: pair.tolist() for name, pair in self.pairs.items()}):
             for name, (total, count) in pairs.items():
@@ -37,7 +37,7 @@ class Means:
                 together[name] = [before[0] + total, before[1] + count]
         return together
 
-    def result(self, devices: Devices) -> dict[str, float]:
+    def means(self, devices: Devices) -> dict[str, float]:
         """The means over all processes; NaN where nothing was counted."""
         pairs = self.over_processes(devices)
         return {name: total / count if count else math.nan for name, (total, count) in pairs.items()}
@@ -57,8 +57,8 @@ class TensorBoard:
     def add(self, row: dict[str, float], picture: Path) -> None:
         """One epoch; `picture` where there is one."""
         for name, value in row.items():
-            part, _, figure = name.partition("_")
-            tag = f"{figure}/{part}" if part in ("train", "val") else name
+            part, _, metric = name.partition("_")
+            tag = f"{metric}/{part}" if part in ("train", "val") else name
             self.writer.add_scalar(tag, value, row["epoch"])
         if picture.is_file():
             self.writer.add_image("sample", read_rgb(picture), row["epoch"], dataformats="HWC")

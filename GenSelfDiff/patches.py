@@ -3,60 +3,82 @@
 import os
 from array import array
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
-import scipy.io
 
-from utils_general import SPLIT_SEED, DataSet, InputError, image_names, read_index_map, read_rgb
+from GenSelfDiff.released_layout import ReleasedLayout
+from utils_general import SPLIT_SEED, DataSet, InputError, read_index_map, read_rgb
 
-RELEASED = "released"  # the protocol of folders in the released code's layout
 INDEX_COLUMNS = ["patch", "source", "x", "y", "split"]
 
 
-class Patches:
-    """One folder of patches: `images/image_<i>.png`, and where labelled `labels/` and `instances/`, with `index.csv`.
+class Layout(Protocol):
+    """How a folder of patches lies on disk: what `Patches` asks of it. Made with `InputError` if incomplete."""
 
-    Folders of the released code are read too: `image_<i>.jpg`, in the folder or in its `images/`, with the labels in
-    `label_patches.mat` beside them (array `data` (N, H, W)).
+    described: bool
+    """whether index.csv and dataset.json say what each patch is for and what the classes are called"""
+    index: pd.DataFrame
+    """a row a patch, with `INDEX_COLUMNS`: all there are"""
+    data_set: DataSet
+    """what dataset.json says, or would say"""
+    has_instances: bool
 
-    `index` has a row a patch: patch (its number), source (name of the source image), x, y (pixels), split. Nothing else
-    is kept of each patch, no path and no Python object, so that 300,000 of them cost a process and its workers no more
-    than 10 MB. Raises `InputError` where the folder is incomplete.
+    def file(self, patch: int) -> Path:
+        """The image file of a patch."""
+
+    def label_file(self, patch: int) -> Path:
+        """The file that holds the label of a patch."""
+
+    def image(self, patch: int) -> np.ndarray:
+        """Image uint8 (H, W, 3)."""
+
+    def label(self, patch: int) -> np.ndarray:
+        """Class indices int32 (H, W)."""
+
+    def instances(self, patch: int) -> np.ndarray | None:
+        """Instance numbers of the source image, int32 (H, W), 0 background; None where there are none."""
+
+
+class Rows(Protocol):
+    """One array a patch, by its number."""
+
+    def __getitem__(self, patch: int) -> np.ndarray: ...
+
+
+class IndexedLayout:
+    """`images/image_<i>.png`, and where labelled `labels/` and `instances/`, with `index.csv`; a `Layout`.
+
+    Every patch of the index has its files, and every file is in the index.
     """
 
-    def __init__(self, folder: Path, labelled: bool = False):
-        self.folder = Path(folder)
-        self.labelled = labelled
-        if not self.folder.is_dir():
-            raise InputError(f"folder {self.folder} does not exist: run the data set's preprocess.py, or mend the path")
-        self.matrix: np.ndarray | None = None
-        self.names: np.ndarray | None = None  # of the files of the released layout, in the order of `numbers`
-        if (self.folder / "index.csv").is_file():
-            self._read_index()
-        else:
-            self._read_released_layout()
+    described = True
 
-    def _read_index(self) -> None:
-        path = self.folder / "index.csv"
-        try:
-            self.index = pd.read_csv(path, dtype={"source": str, "split": str})
-        except (ValueError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from None
-        if list(self.index.columns) != INDEX_COLUMNS or not len(self.index):
-            raise InputError(f"{path} wants a row a patch and the columns {', '.join(INDEX_COLUMNS)}")
-        self.index = self.index.astype({"source": "category", "split": "category"})  # each name is kept once
-        if not pd.api.types.is_integer_dtype(self.index.patch):
-            raise InputError(f"{path} names patches by something else than whole numbers in its column patch")
-        if self.index.patch.duplicated().any():
-            raise InputError(f"{path} names patch {self.index.patch[self.index.patch.duplicated()].iloc[0]} twice")
+    def __init__(self, folder: Path, labelled: bool):
+        self.folder = folder
+        self.index = self._read_index()
         self._check_complete("images", "image")
-        if self.labelled:
+        if labelled:
             self._check_complete("labels", "label")
-        self.data_set = DataSet.read(self.folder.parent)
-        self.has_instances = self.labelled and (self.folder / "instances").is_dir()
+        self.data_set = DataSet.read(folder.parent)
+        self.has_instances = labelled and (folder / "instances").is_dir()
         if self.has_instances:
             self._check_complete("instances", "instance")
+
+    def _read_index(self) -> pd.DataFrame:
+        path = self.folder / "index.csv"
+        try:
+            index = pd.read_csv(path, dtype={"source": str, "split": str})
+        except (ValueError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from None
+        if list(index.columns) != INDEX_COLUMNS or not len(index):
+            raise InputError(f"{path} wants a row a patch and the columns {', '.join(INDEX_COLUMNS)}")
+        if not pd.api.types.is_integer_dtype(index.patch):
+            raise InputError(f"{path} names patches by something else than whole numbers in its column patch")
+        if index.patch.duplicated().any():
+            raise InputError(f"{path} names patch {index.patch[index.patch.duplicated()].iloc[0]} twice")
+        return index.astype({"source": "category", "split": "category"})  # each name is kept once
 
     def _check_complete(self, kind: str, stem: str) -> None:
         """Every patch of the index has its file in the subfolder `kind`, and every file is in the index."""
@@ -70,38 +92,56 @@ class Patches:
         ):
             raise InputError(f"{folder} holds {len(extra)} files that index.csv does not know: {', '.join(extra[:3])}")
 
-    def _read_released_layout(self) -> None:
-        """No index: patch numbers from the file names, each patch its own source, 90/10 split by patch as released."""
-        numbers, self.names = _numbered_images(self._image_folder())
-        self.numbers = numbers
-        splits = np.full(len(numbers), "val", dtype=object)
-        splits[np.random.RandomState(SPLIT_SEED).permutation(len(numbers))[: int(0.9 * len(numbers))]] = "train"
-        sources = [Path(os.fsdecode(name)).stem for name in self.names]
-        self.index = pd.DataFrame({"patch": numbers, "source": sources, "x": 0, "y": 0, "split": splits})
-        self.index["split"] = self.index.split.astype("category")
-        self.has_instances = False
-        height, width = self.image(numbers[0]).shape[:2]
-        classes: list[str] = []
-        if self.labelled:
-            self.matrix = self._read_matrix(numbers, (height, width))
-            classes = ["background", *(f"class {c}" for c in range(1, int(self.matrix.max()) + 1))]
-        self.data_set = DataSet(self.folder.name, RELEASED, classes, "components", height, 0, SPLIT_SEED)
+    def file(self, patch: int) -> Path:
+        """The image file of a patch."""
+        return self.folder / "images" / f"image_{patch}.png"
 
-    def _image_folder(self) -> Path:
-        images = self.folder / "images"
-        return images if images.is_dir() else self.folder
+    def label_file(self, patch: int) -> Path:
+        """The label file of a patch."""
+        return self.folder / "labels" / f"label_{patch}.png"
 
-    def _read_matrix(self, numbers: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        path = self.folder / "label_patches.mat"
-        if not path.is_file():
-            raise InputError(f"{self.folder} has neither index.csv nor label_patches.mat: its patches have no labels")
-        try:
-            matrix = scipy.io.loadmat(path)["data"]
-        except (ValueError, KeyError, NotImplementedError, OSError) as error:
-            raise InputError(f"{path} cannot be read as a MATLAB file with an array 'data': {error}") from None
-        if matrix.shape != (len(numbers), *shape) or (numbers != np.arange(len(numbers))).any():
-            raise InputError(f"{path} holds labels {matrix.shape}, the folder {len(numbers)} patches of {shape}")
-        return matrix
+    def image(self, patch: int) -> np.ndarray:
+        """Image uint8 (H, W, 3)."""
+        return read_rgb(self.file(patch))
+
+    def label(self, patch: int) -> np.ndarray:
+        """Class indices int32 (H, W)."""
+        return read_index_map(self.label_file(patch))
+
+    def instances(self, patch: int) -> np.ndarray | None:
+        """Instance numbers of the source image, int32 (H, W), 0 background; None where the data set has none."""
+        if not self.has_instances:
+            return None
+        return read_index_map(self.folder / "instances" / f"instance_{patch}.png")
+
+
+class Patches:
+    """One folder of patches, in either of two layouts: with an `index.csv` beside them, or as the released code's.
+
+    `index` has a row a patch: patch (its number), source (name of the source image), x, y (pixels), split. Nothing else
+    is kept of each patch, no path and no Python object, so that 300,000 of them cost a process and its workers no more
+    than 10 MB. Raises `InputError` where the folder is incomplete.
+    """
+
+    def __init__(self, folder: Path, labelled: bool = False):
+        self.folder = Path(folder)
+        self.labelled = labelled
+        if not self.folder.is_dir():
+            raise InputError(f"folder {self.folder} does not exist: run the data set's preprocess.py, or mend the path")
+        kind = IndexedLayout if (self.folder / "index.csv").is_file() else ReleasedLayout
+        self.layout: Layout = kind(self.folder, labelled)
+        self.index, self.data_set = self.layout.index, self.layout.data_set
+        self.decoded: dict[str, Rows] = {}  # "image" and "label", where a decoded copy is read instead of their files
+
+    @property
+    def described(self) -> bool:
+        """Whether the folder says what each patch is for and what the classes are called; as released, it does not."""
+        return self.layout.described
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether instances are known."""
+        return self.layout.has_instances
 
     def __len__(self) -> int:
         return len(self.index)
@@ -112,9 +152,7 @@ class Patches:
 
     def file(self, patch: int) -> Path:
         """The image file of a patch."""
-        if self.names is None:
-            return self.folder / "images" / f"image_{patch}.png"
-        return self._image_folder() / os.fsdecode(self.names[np.searchsorted(self.numbers, patch)])
+        return self.layout.file(patch)
 
     @property
     def files(self) -> dict[int, Path]:
@@ -123,19 +161,15 @@ class Patches:
 
     def image(self, patch: int) -> np.ndarray:
         """Image uint8 (H, W, 3)."""
-        return read_rgb(self.file(patch))
+        return self.decoded["image"][patch] if "image" in self.decoded else self.layout.image(patch)
 
     def label(self, patch: int) -> np.ndarray:
         """Class indices int32 (H, W)."""
-        if self.matrix is not None:
-            return self.matrix[patch].astype(np.int32)
-        return read_index_map(self.folder / "labels" / f"label_{patch}.png")
+        return self.decoded["label"][patch].astype(np.int32) if "label" in self.decoded else self.layout.label(patch)
 
     def instances(self, patch: int) -> np.ndarray | None:
         """Instance numbers of the source image, int32 (H, W), 0 background; None where the data set has none."""
-        if not self.has_instances:
-            return None
-        return read_index_map(self.folder / "instances" / f"instance_{patch}.png")
+        return self.layout.instances(patch)
 
     def keep_sources(self, number: int) -> None:
         """Keep the training patches of only so many source images, drawn with the paper's seed; for few labels."""
@@ -170,18 +204,3 @@ def _patch_numbers(folder: Path, stem: str) -> tuple[np.ndarray, list[str]]:
             elif not entry.name.startswith("."):
                 others.append(entry.name)
     return np.frombuffer(numbers, np.int64), others
-
-
-def _numbered_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The i of all images `image_<i>` in a folder, rising, and their names as bytes, both (N,)."""
-    names = image_names(folder)
-    ends = [name.rpartition(".")[0].rpartition("_")[2] for name in names]
-    if wrong := [folder / name for name, end in zip(names, ends, strict=True) if not end.isdecimal()]:
-        raise InputError(f"{min(wrong)} is not named image_<number>: is {folder} a folder of patches?")
-    numbers, names = np.array(ends, dtype=np.int64), np.array([os.fsencode(name) for name in names])
-    order = np.argsort(numbers)
-    numbers, names = numbers[order], names[order]
-    if len(twice := np.flatnonzero(numbers[1:] == numbers[:-1])):
-        pair = " and ".join(os.fsdecode(names[twice[0] + i]) for i in range(2))
-        raise InputError(f"{folder} holds {pair}: one image of each number is wanted")
-    return numbers, names

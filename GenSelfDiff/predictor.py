@@ -16,6 +16,7 @@ from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
 from GenSelfDiff.instances import InstanceMethod
+from GenSelfDiff.networks import load_segmentation
 from utils_general import at_least
 
 Symmetries = Literal["none", "flips", "all"]
@@ -94,7 +95,7 @@ def load(settings: PredictorSettings) -> TrainedPredictor:
     at_least(settings, batch_size=1)
     path = checkpoint.find(settings.run)
     devices = set_up_alone(settings.device)
-    network, loaded = checkpoint.load_segmentation(path, devices.device)
+    network, loaded = load_segmentation(path, devices.device)
     input_range = tuple(loaded["settings"]["input_range"])
     return TrainedPredictor(
         predict=network_predictor(network, input_range, settings),

@@ -1,7 +1,7 @@
 """The settings that both stages share, and the recipes: named sets of defaults, in one place.
 
 `paper` is what each script's settings have as defaults: the published values. `improved` replaces the defaults below;
-each can still be overridden. What each one is worth: README, "The improved recipe".
+each can still be overridden. What they are worth: docs/experiments.md.
 """
 
 import argparse
@@ -94,6 +94,8 @@ class TrainingSettings:
     """auto, cpu, cuda (all visible GPUs) or cuda:N"""
     workers: int = 4
     """processes that read patches to train on, and as many for validation, for each training process; 0: none"""
+    cache: bool = False
+    """decode all patches once, into .cache beside them, and read that (200 KB for one of 256 pixels): for fast GPUs"""
     seed: int = SPLIT_SEED
     """of initial weights, order, augmentation, steps and noise"""
     save_minutes: float = 10.0

@@ -95,19 +95,16 @@ class Attention(nn.Module):
 class LinearAttention(nn.Module):
     """Attention at a cost linear in the pixels, 4 heads of 32 (Shen et al., 2021, arXiv 1812.01243).
 
-    q is normalised over its channels, k over the pixels, so that k v^T is a small matrix that every pixel shares: it is
-    multiplied with the weight of `to_out` before it meets the pixels. All large tensors are (B, HW, channels), which is
-    how a channels_last image lies in memory, so none is copied.
+    q is normalised over its channels, k over the pixels, so that k v^T is a small matrix of each head that every pixel
+    shares: it is multiplied with the head's part of `to_out`'s weight before it meets the pixels. All large tensors are
+    (B, HW, channels), which is how a channels_last image lies in memory, so none is copied.
     """
 
     def __init__(self, dim: int, heads: int = 4, head_dim: int = 32):
         super().__init__()
-        self.heads = heads
+        self.heads, self.scale = heads, head_dim**-0.5
         self.to_qkv = nn.Conv2d(dim, 3 * heads * head_dim, 1, bias=False)
         self.to_out = nn.Sequential(nn.Conv2d(heads * head_dim, dim, 1), nn.GroupNorm(1, dim))
-        # A head meets only its own part of k v^T: a mask over all heads at once, with the scale of q in it.
-        own = torch.block_diag(*[torch.ones(head_dim, head_dim)] * heads)
-        self.register_buffer("own_head", own * head_dim**-0.5, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, H, W)."""
@@ -117,9 +114,10 @@ class LinearAttention(nn.Module):
         # The dtype keeps autocast from going to float32 here and back: softmax adds up in float32 in any case.
         q = q.unflatten(-1, (self.heads, -1)).softmax(dim=-1, dtype=q.dtype).flatten(2)
         k = k.softmax(dim=1, dtype=k.dtype)
-        context = (v.mT @ k) * self.own_head  # (B, heads head_dim of v, heads head_dim of k)
         projection, norm = self.to_out
-        out = q @ (projection.weight.flatten(1) @ context).mT + projection.bias.to(q.dtype)  # (B, HW, dim)
+        of_each_head = (part.chunk(self.heads, dim=-1) for part in (projection.weight.flatten(1), v, k))
+        context = [w @ (v.mT @ k) for w, v, k in zip(*of_each_head, strict=True)]  # (B, dim, head_dim) each
+        out = q @ torch.cat(context, dim=-1).mul(self.scale).mT + projection.bias.to(q.dtype)  # (B, HW, dim)
         return norm(out.unflatten(1, (height, width)).permute(0, 3, 1, 2))
 
 

@@ -21,8 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import directed_hausdorff
 
-from benchmarks.grid import write_table
-from benchmarks.tables import machine
+from benchmarks.tables import machine, write_table
 from GenSelfDiff.evaluation.evaluate import mask_figures
 from GenSelfDiff.evaluation.instance_metrics import instance_counts, instance_figures
 from GenSelfDiff.evaluation.pixel_metrics import confusion_matrix, published_metrics

@@ -1,4 +1,4 @@
-"""What all benchmarks write: tables as GitHub shows them, and the machine they were made on."""
+"""What benchmarks and experiments write: tables as GitHub shows them, and the machine they were made on."""
 
 import os
 import platform
@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from GenSelfDiff.report import tables
+from utils_general import replace_file
 
 
 def markdown(table: pd.DataFrame, digits: int = 4) -> str:
@@ -26,3 +27,12 @@ def machine(device: str) -> str:
     if information.is_file() and "model name" in (text := information.read_text()):
         name = text.split("model name")[1].splitlines()[0].strip("\t :")
     return f"{name} ({os.environ.get('OMP_NUM_THREADS', torch.get_num_threads())} threads)"
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """The table as `path`.csv and, rounded, as `path`.md; printed too."""
+    with replace_file(path.with_suffix(".csv")) as temporary:
+        table.to_csv(temporary, index=False)
+    with replace_file(path.with_suffix(".md")) as temporary:
+        temporary.write_text(markdown(table, digits=3))
+    print(table.to_string(index=False, float_format="{:.4g}".format))

@@ -5,13 +5,17 @@
 
 A round goes through all cases, each in a process of its own; ratios are to "everything off" in the same round. `make
 bench` installs the peers (requirements-bench.txt) and runs it all: 20 minutes on two cores with nothing beside it.
+
+On a GPU that is there for some minutes: `--minutes 8` measures what matters most first, and stops in time.
 """
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +26,28 @@ import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.report import draw, summarise, write_tables
-from benchmarks.training_cases import CEILINGS, OF_MEMORY, OFF, Case, all_cases
-from benchmarks.training_step import Job
+from benchmarks.training_cases import ALL_CEILINGS, CEILINGS, COPY, OFF, Case, Size, all_cases, plan
+from benchmarks.training_loader import loader_rates
+from benchmarks.training_networks import Job
 from GenSelfDiff.devices import pick_device
-from utils_general import ROOT, InputError, at_least, replace_folder, run_script
+from utils_general import MONUSEG, ROOT, InputError, at_least, replace_folder, run_script
+
+RESERVE = 15.0  # seconds of --minutes that are kept for tables and picture
+START = 5.0  # seconds below which no process is worth starting
+LARGEST_SHARE = 1 / 3  # of --minutes, for one process: nothing that hangs in a compiler takes the time of all others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Measure seconds, operations and memory of a training step."""
 
-    sizes: tuple[str, ...] = ("16:64:8", "32:128:8", "64:256:2")
-    """dim:pixels:batch to measure; 64:256 is the paper's"""
-    memory_sizes: tuple[str, ...] = ("64:256:8",)
-    """dim:pixels:batch of which only the memory is of interest: few cases, one round"""
+    sizes: tuple[str, ...] | None = None
+    """dim:pixels:batch to measure; 64:256 is the paper's. Default 16:64:8 32:128:8 64:256:2 on a CPU, 64:256:8
+    64:256:32 on a GPU"""
+    memory_sizes: tuple[str, ...] | None = None
+    """dim:pixels:batch of which only the memory is of interest: few cases, one round. Default 64:256:8 on a CPU"""
+    minutes: float | None = None
+    """stop after so long, tables written; what matters most is measured first. Default: when all is measured"""
     rounds: int = 3
     """times that every case is measured"""
     steps: int | None = None
@@ -46,6 +58,10 @@ class Settings:
     """only these cases, by name; default all"""
     compile: bool = False
     """try torch.compile on a CPU, too: it needs a C++ compiler, and minutes"""
+    data: Path = MONUSEG
+    """root of the data set whose labelled patches the loader reads; a picture of scikit-image where there is none"""
+    loader_seconds: float = 3.0
+    """the loader alone is measured for so long with each number of workers; 0 leaves it out"""
     quick: bool = False
     """only see that everything runs: one round at width 8, 16 pixels"""
     device: str = "auto"
@@ -56,7 +72,23 @@ class Settings:
     """replace an existing output folder"""
 
 
-def parse_size(text: str) -> dict[str, int]:
+class Budget:
+    """What is left of so many minutes; None: as long as it takes."""
+
+    def __init__(self, minutes: float | None):
+        self.seconds = math.inf if minutes is None else 60 * minutes
+        self.end = time.monotonic() + self.seconds
+
+    def left(self) -> float:
+        """Seconds for measuring."""
+        return self.end - RESERVE - time.monotonic()
+
+    def limit(self) -> float:
+        """Seconds that the next process may take."""
+        return min(self.left(), LARGEST_SHARE * self.seconds)
+
+
+def parse_size(text: str) -> Size:
     """ "64:256:2" to dim, size and batch."""
     try:
         dim, size, batch = map(int, text.split(":"))
@@ -75,60 +107,124 @@ def pick_cases(names: tuple[str, ...], device: str, compiled: bool) -> list[Case
         known = ", ".join(case.name for case in cases)
         raise InputError(f"--cases: there is no {unknown[0]!r} on {device}; there are: {known}")
     picked = [case for case in cases if not names or case.name in {*names, OFF}]
-    ceilings = {CEILINGS[case.precision] for case in picked}
+    ceilings = {COPY, *(CEILINGS[case.precision] for case in picked)}
     return [case for case in cases if case in picked or case.name in ceilings]
 
 
-def run_job(job: Job) -> dict[str, Any]:
-    """What benchmarks/training_step.py says in a new process, or a "failure"; this one's allocator is not passed on."""
+def run_job(job: Job, limit: float = math.inf) -> dict[str, Any]:
+    """What benchmarks/training_step.py says in a new process, or a "failure"; this one's allocator is not passed on.
+
+    `limit`: seconds after which the process is stopped.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD" and not k.startswith("MALLOC_")}
     command = [sys.executable, str(Path(__file__).with_name("training_step.py")), json.dumps(dataclasses.asdict(job))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    timeout = None if limit == math.inf else limit
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return {"failure": f"stopped after {limit:.0f} s"}
     if done.returncode:
         return {"failure": (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1][:150]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(settings: Settings, cases: list[Case], device: str) -> pd.DataFrame:
-    """One row a measurement: dim, size, batch, round, case, precision, seconds, peak, gflop, parameters, failure."""
+class Measurements:
+    """Measures what is planned as long as there is time, each case in a process of its own.
+
+    `rows`: dim, size, batch, round, case, precision, wall (seconds of the process), and what it said: seconds (an
+    image), peak, gflop, parameters, numbers, or failure. They are in measurements.csv at once, so that a run that is
+    killed leaves them. What failed is not tried again.
+    """
+
+    def __init__(self, settings: Settings, device: str, budget: Budget, folder: Path):
+        self.settings, self.device, self.budget, self.folder = settings, device, budget, folder
+        self.rows: list[dict[str, Any]] = []
+        self.work: dict[Any, dict[str, float]] = {}  # of each network and shape: counted once
+        self.ceilings: dict[tuple[str, int], dict[str, Any]] = {}  # the same at every size: measured once a round
+
+    def run(self, planned: list[tuple[int, Size, Case]]) -> None:
+        """Measure one after the other; what would not fit into the time that is left is left out."""
+        for number, size, case in (bar := tqdm(planned, unit="process")):
+            before, known = self._rows(size, case), self.ceilings.get((case.name, number))
+            needed = max([START, *(row["wall"] for row in before)])
+            if not known and (any("failure" in row for row in before) or self.budget.left() < needed):
+                continue
+            begun = time.monotonic()
+            result = known or self._measure(size, case, self.budget.limit())
+            result = {"wall": time.monotonic() - begun, **result}
+            if not known and "failure" in result and self.budget.left() <= 0:
+                continue  # it was stopped for the end, which says nothing about it
+            if case.name in ALL_CEILINGS:
+                self.ceilings[case.name, number] = result
+            row = {**size, "round": number, "case": case.name, "precision": case.precision}
+            self._add(row | result)
+            said = result.get("failure") or f"{result['seconds']:.4g} s an image, peak {result['peak'] / 2**30:.2f} GiB"
+            bar.write(f"{':'.join(map(str, size.values()))}, round {number + 1}, {case.name}: {said}")
+
+    def note_what_is_missing(self, planned: list[tuple[int, Size, Case]]) -> None:
+        """A row for each case that there was no time for."""
+        for number, size, case in planned:
+            if not self._rows(size, case):
+                row = {**size, "round": number, "case": case.name, "precision": case.precision, "wall": 0.0}
+                self._add({**row, "failure": f"not measured: the {self.settings.minutes:g} minutes were over"})
+
+    def _measure(self, size: Size, case: Case, limit: float) -> dict[str, Any]:
+        on_gpu = self.device.startswith("cuda")
+        shape = case.shape(size, on_gpu)
+        job = Job(
+            network=case.network, **shape, switches=case.switches, device=self.device, seconds=self.settings.seconds,
+            steps=self.settings.steps or (10 if on_gpu else 1), count=(case.network, *shape.values()) not in self.work,
+        )  # fmt: skip
+        result = run_job(job, limit)
+        if job.count and "failure" not in result:
+            names = ("gflop", "parameters", "numbers")
+            self.work[case.network, *shape.values()] = {name: result[name] for name in names if name in result}
+        return result | self.work.get((case.network, *shape.values()), {})
+
+    def _rows(self, size: Size, case: Case) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["case"] == case.name and row.items() >= size.items()]
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        pd.DataFrame(self.rows).to_csv(self.folder / "measurements.csv", index=False)
+
+
+def for_device(settings: Settings, device: str) -> Settings:
+    """The settings with what their defaults come to there."""
     on_gpu = device.startswith("cuda")
-    large = {"dim": 512, "size": 128, "batch": 32} if on_gpu else {"dim": 256, "size": 64, "batch": 8}
-    small = [case for case in cases if case.name in OF_MEMORY]
-    wanted = [(parse_size(s), number, c) for s in settings.sizes for number in range(settings.rounds) for c in cases]
-    wanted += [(parse_size(s), 0, c) for s in settings.memory_sizes for c in small]
-    work: dict[Any, dict[str, float]] = {}  # of each network and shape: counted once
-    rows = []
-    for size, number, case in (bar := tqdm(wanted, unit="process")):
-        shape = large if case.network == "convolution" else size
-        job = Job(network=case.network, **shape, switches=case.switches, device=device, seconds=settings.seconds)
-        key = (case.network, *shape.values())
-        result = run_job(dataclasses.replace(job, steps=settings.steps or (10 if on_gpu else 1), count=key not in work))
-        if "gflop" in result:
-            work[key] = {name: result[name] for name in ("gflop", "parameters")}
-        result |= work.get(key, {})
-        rows.append({**size, "round": number, "case": case.name, "precision": case.precision, **result})
-        said = result.get("failure") or f"{result['seconds']:.4g} s an image, peak {result['peak'] / 2**30:.2f} GiB"
-        bar.write(f"{':'.join(map(str, size.values()))}, round {number + 1}, {case.name}: {said}")
-    return pd.DataFrame(rows)
+    sizes = ("64:256:8", "64:256:32") if on_gpu else ("16:64:8", "32:128:8", "64:256:2")
+    memory_sizes = () if on_gpu else ("64:256:8",)
+    if settings.quick:
+        settings = dataclasses.replace(settings, rounds=1, seconds=0.0)
+        sizes, memory_sizes = ("8:16:2",), ()
+    if settings.sizes is not None and not settings.quick:
+        sizes = settings.sizes
+    if settings.memory_sizes is not None and not settings.quick:
+        memory_sizes = settings.memory_sizes
+    return dataclasses.replace(settings, sizes=sizes, memory_sizes=memory_sizes)
 
 
 def main(settings: Settings) -> None:
     """Measure every case at every size, then make tables and picture."""
-    at_least(settings, rounds=1, steps=1, seconds=0)
-    if settings.quick:
-        settings = dataclasses.replace(settings, sizes=("8:16:2",), memory_sizes=(), rounds=1, seconds=0.0)
-    for size in (*settings.sizes, *settings.memory_sizes):
-        parse_size(size)
+    budget = Budget(settings.minutes)
+    at_least(settings, rounds=1, steps=1, seconds=0, minutes=0.1, loader_seconds=0)
     device = str(pick_device(settings.device))
+    settings = for_device(settings, device)
+    sizes, memory_sizes = map(parse_size, settings.sizes), map(parse_size, settings.memory_sizes)
     cases = pick_cases(settings.cases, device, settings.compile)
+    first, rest = plan(cases, list(sizes), list(memory_sizes), settings.rounds)
     with replace_folder(settings.output, "measurements.csv", settings.overwrite) as folder:
-        measurements = measure(settings, cases, device)
-        measurements.to_csv(folder / "measurements.csv", index=False)
-        table = summarise(measurements)
+        measurements = Measurements(settings, device, budget, folder)
+        measurements.run(first)
+        loader = loader_rates(settings.data, settings.loader_seconds, settings.quick, budget.left, folder)
+        loader.to_csv(folder / "loader.csv", index=False)
+        measurements.run(rest)
+        measurements.note_what_is_missing(first + rest)
+        table = summarise(pd.DataFrame(measurements.rows), [case.name for case in cases])
         table.to_csv(folder / "training.csv", index=False)
-        print(write_tables(table, folder / "training.md", device))
+        print(write_tables(table, loader, folder / "training.md", device))
         draw(table, folder / "training.png")
-    print(f"tables and picture are in {settings.output}: training.md, training.csv, training.png, measurements.csv")
+    print(f"tables and picture are in {settings.output}: training.md, training.png, and the csv files of both")
 
 
 if __name__ == "__main__":

@@ -9,96 +9,22 @@ import json
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.plain import make_plain
+from benchmarks.training_networks import NETWORKS, TIMESTEPS, Job, work
 from GenSelfDiff.devices import keep_freed_memory
-from GenSelfDiff.diffusion import GaussianDiffusion
-from GenSelfDiff.unet import DIM_MULTS, DiffusionNet
 
-Loss = Callable[[Tensor], Tensor]  # images (B, 3, size, size) in [-1, 1] to the scalar to minimise
-TIMESTEPS = 1000
+Inputs = tuple[Tensor, ...]  # images, steps, noise
 
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What one process measures."""
-
-    network: str
-    """a key of `NETWORKS`"""
-    dim: int
-    """width"""
-    size: int
-    """pixels"""
-    batch: int
-    """images"""
-    switches: tuple[str, ...] = ()
-    """settings that are on"""
-    device: str = "cpu"
-    steps: int = 1
-    """timed steps between two looks at the clock"""
-    seconds: float = 0.0
-    """go on for so long at least"""
-    count: bool = False
-    """count operations and parameters, too"""
-
-
-def ours(job: Job) -> tuple[nn.Module, Loss]:
-    """This project's network and the P2 loss, with the kernels among `job.switches`."""
-    model, diffusion = DiffusionNet(job.dim), GaussianDiffusion(timesteps=TIMESTEPS)
-    make_plain(model, fast=job.switches)
-    model.net.checkpoint_activations = "checkpointing" in job.switches
-    if "compile" in job.switches:
-        model.compile()
-
-    def loss(x_0: Tensor) -> Tensor:
-        t, noise = torch.randint(TIMESTEPS, (len(x_0),), device=x_0.device), torch.randn_like(x_0)
-        return diffusion.p2_loss(noise, model(diffusion.q_sample(x_0, t, noise), t), t).mean()
-
-    return nn.ModuleList([model, diffusion]), loss
-
-
-def lucidrains(job: Job) -> tuple[nn.Module, Loss]:
-    """`denoising-diffusion-pytorch`: its U-Net and its loss."""
-    from denoising_diffusion_pytorch import GaussianDiffusion as Diffusion
-    from denoising_diffusion_pytorch import Unet
-
-    diffusion = Diffusion(Unet(job.dim, dim_mults=DIM_MULTS), image_size=job.size, timesteps=TIMESTEPS)
-    return diffusion, lambda x_0: diffusion((x_0 + 1) / 2)  # it wants [0, 1]
-
-
-def hugging_face(job: Job) -> tuple[nn.Module, Loss]:
-    """`diffusers`: `UNet2DModel` with attention at the lowest resolution, squared error of the noise."""
-    from diffusers import DDPMScheduler, UNet2DModel
-
-    levels = len(DIM_MULTS)
-    model = UNet2DModel(
-        sample_size=job.size,
-        block_out_channels=[job.dim * multiple for multiple in DIM_MULTS],
-        down_block_types=["DownBlock2D"] * (levels - 1) + ["AttnDownBlock2D"],
-        up_block_types=["AttnUpBlock2D"] + ["UpBlock2D"] * (levels - 1),
-        norm_num_groups=min(32, job.dim),
-    )
-    scheduler = DDPMScheduler(TIMESTEPS)
-
-    def loss(x_0: Tensor) -> Tensor:
-        t, noise = torch.randint(TIMESTEPS, (len(x_0),), device=x_0.device), torch.randn_like(x_0)
-        return F.mse_loss(model(scheduler.add_noise(x_0, noise, t), t).sample, noise)
-
-    return model, loss
-
-
-NETWORKS = {"GenSelfDiff": ours, "denoising-diffusion-pytorch": lucidrains, "diffusers": hugging_face}
+WARM_UP = 3  # steps on a GPU that are not timed: kernels are chosen, or compiled, in them
 
 
 def float32_means(job: Job) -> None:
@@ -113,17 +39,45 @@ def training_step(job: Job) -> Callable[[], None]:
     float32_means(job)
     module, loss = NETWORKS[job.network](job)
     module.to(device)
-    fused = "fused" in job.switches
-    adam = {"fused": fused, "foreach": False} if job.network == "GenSelfDiff" else {}  # the peers': as PyTorch picks it
-    optimizer = torch.optim.Adam(module.parameters(), 1e-4, **adam)
+    graph = "cuda graph" in job.switches
+    adam = {"fused": "fused" in job.switches, "foreach": False, "capturable": graph}
+    # The peers': as PyTorch picks it
+    optimizer = torch.optim.Adam(module.parameters(), 1e-4, **adam if job.network == "GenSelfDiff" else {})
     images = torch.rand(job.batch, 3, job.size, job.size, device=device) * 2 - 1
 
-    def step() -> None:
+    def draw() -> Inputs:
+        return images, torch.randint(TIMESTEPS, (job.batch,), device=device), torch.randn_like(images)
+
+    def compute(*inputs: Tensor) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled="bfloat16" in job.switches):
-            value = loss(images)
+            value = loss(*inputs)
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
+
+    return captured(compute, draw) if graph else lambda: compute(*draw())
+
+
+def captured(compute: Callable[..., None], draw: Callable[[], Inputs]) -> Callable[[], None]:
+    """`compute(*draw())` as one CUDA graph: launched as a whole, on inputs that are copied to where it expects them.
+
+    As in PyTorch's notes on CUDA, "Whole-network capture". The warm-up, whose steps count, is on the first inputs.
+    """
+    inputs = tuple(tensor.clone() for tensor in draw())
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            compute(*inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # notes what would be done, and does nothing
+        compute(*inputs)
+
+    def step() -> None:
+        for there, drawn in zip(inputs, draw(), strict=True):
+            there.copy_(drawn)
+        graph.replay()
 
     return step
 
@@ -144,15 +98,18 @@ def convolution(job: Job) -> Callable[[], None]:
     return step
 
 
-def work(job: Job) -> dict[str, float]:
-    """GFLOP (10^9, 2 for each multiply-add) of forward and backward an image, and million parameters."""
-    if job.network == "convolution":
-        return {"gflop": 2e-9 * 9 * job.dim**2 * job.size**2, "parameters": 9e-6 * job.dim**2}
-    module, loss = NETWORKS[job.network](job)
-    module.to("meta")  # where nothing is computed
-    with FlopCounterMode(display=False) as counter:
-        loss(torch.empty(1, 3, job.size, job.size, device="meta")).backward()
-    return {"gflop": counter.get_total_flops() / 1e9, "parameters": sum(p.numel() for p in module.parameters()) / 1e6}
+def copy(job: Job) -> Callable[[], None]:
+    """The other ceiling: what a large tensor takes to be read and written."""
+    source = torch.ones(job.batch, job.dim, job.size, job.size, device=job.device)
+    target = torch.zeros_like(source)
+
+    def step() -> None:
+        target.copy_(source)
+
+    return step
+
+
+STEPS = {**dict.fromkeys(NETWORKS, training_step), "convolution": convolution, "copy": copy}
 
 
 def peak_memory(job: Job) -> int:
@@ -171,9 +128,11 @@ def measure(job: Job) -> dict[str, Any]:
         keep_freed_memory(large="checkpointing" not in job.switches)
     torch.manual_seed(0)
     on_gpu = job.device.startswith("cuda")
+    if on_gpu and torch.device(job.device).index is not None:
+        torch.cuda.set_device(job.device)
     synchronise = torch.cuda.synchronize if on_gpu else lambda: None
-    step = convolution(job) if job.network == "convolution" else training_step(job)
-    for _ in range(3 if on_gpu else 1):
+    step = STEPS[job.network](job)
+    for _ in range(WARM_UP if on_gpu else 1):
         step()
     synchronise()
     done, start = 0, time.perf_counter()
@@ -187,12 +146,21 @@ def measure(job: Job) -> dict[str, Any]:
     return measured | (work(job) if job.count else {})
 
 
+def failure(error: Exception) -> str:
+    """Why a case could not be measured, in one line."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"no module {error.name}: pip install -r requirements-bench.txt"
+    said = " ".join(str(error).split("\n")[:2])  # the compiler's own message is on its second line
+    return f"{type(error).__name__}: {said}".strip(": ")[:150]
+
+
 def main(job: Job) -> None:
-    """Measure; a peer that is not installed is a result, too."""
+    """Measure; what cannot be (a peer is not installed, memory is short, nothing compiles) is a result, too."""
     try:
         print(json.dumps(measure(job)))
-    except ModuleNotFoundError as error:
-        print(json.dumps({"failure": f"no module {error.name}: pip install -r requirements-bench.txt"}))
+    except Exception as error:
+        traceback.print_exc()
+        print(json.dumps({"failure": failure(error)}))
 
 
 if __name__ == "__main__":

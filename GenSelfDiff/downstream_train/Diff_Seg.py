@@ -20,10 +20,12 @@ from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, Patches, labelled_folder
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train.losses import LossName, segmentation_loss
-from GenSelfDiff.history import Figures
+from GenSelfDiff.history import MetricSums
+from GenSelfDiff.run_folder import RunFolder
 from GenSelfDiff.settings import SCRATCH, TrainingSettings, read_command_line
-from GenSelfDiff.training import Trainer, prepare_run, run_folder
+from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import SegNet, initialise
+from GenSelfDiff.unet_checkpoint import dim_of, hand_over, load_pretraining
 from utils_general import MONUSEG, InputError, at_least, run_script
 
 
@@ -70,13 +72,13 @@ class Segmentation:
     def __init__(self, settings: Settings):
         self.settings = settings
 
-    def training_loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Figures]:
+    def training_loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, MetricSums]:
         """The loss of the batch; see `Stage`."""
         logits = model(batch["image"])
         loss = segmentation_loss(self.settings.losses, logits, batch["label"])
         return loss, {"loss": (loss * len(logits), len(logits)), "dice": _dice(logits, batch["label"])}
 
-    def validation_figures(self, model: nn.Module, batch: dict[str, Any]) -> Figures:
+    def validation_metrics(self, model: nn.Module, batch: dict[str, Any]) -> MetricSums:
         """The mean over images of each image's own loss, so that it does not depend on who shares its batch."""
         logits, labels = model(batch["image"]), batch["label"]
         one_by_one = zip(logits.split(1), labels.split(1), strict=True)
@@ -97,25 +99,22 @@ def _dice(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def build_network(settings: Settings, classes: int) -> SegNet:
     """The segmentation network with its initial weights: of pre-training except the head, or new from scratch."""
     torch.manual_seed(settings.seed)
-    last = run_folder(settings.run_name) / "last.pth"
-    if last.is_file() and not settings.fresh:  # the run goes on: its own weights come later
-        return SegNet(checkpoint.dim_of(checkpoint.load(last)["model_state_dict"]), classes, settings.timestep)
+    folder = RunFolder(settings.run_name)
+    if folder.goes_on(settings.fresh):  # its own weights come later
+        return SegNet(dim_of(checkpoint.load(folder.last)["model_state_dict"], folder.last), classes, settings.timestep)
     if settings.pretrained == SCRATCH:
         model = SegNet(settings.dim or 64, classes, settings.timestep)
         initialise(model, settings.initial_weights)
         print(f"from scratch: all weights are new ({settings.initial_weights})")
         return model
     path = checkpoint.find(settings.pretrained)
-    pretrained = checkpoint.load(path)
-    if pretrained.get("stage", "pretrain") != "pretrain":
-        raise InputError(f"{path} is of a segmentation network; one of pre-training is needed here")
-    state = pretrained["model_state_dict"]
-    dim = checkpoint.dim_of(state)
+    state = load_pretraining(path)["model_state_dict"]
+    dim = dim_of(state, path)
     if settings.dim not in (None, dim):
         raise InputError(f"{path} has dim {dim}, but --dim {settings.dim} was asked for: leave --dim out")
     model = SegNet(dim, classes, settings.timestep)
     initialise(model, settings.initial_weights)
-    checkpoint.hand_over(state, model, path)
+    hand_over(state, model, path)
     return model
 
 
@@ -131,8 +130,8 @@ def main(settings: Settings) -> None:
         patches.keep_sources(settings.labelled_images)
     patches.check_labels(len(classes))
     augmentation = finetuning_augmentation(settings.quarter_turns, settings.stain_jitter)
-    training = PatchDataset([patches], "train", settings.input_range, settings.seed, augmentation)
-    validation = PatchDataset([patches], "val", settings.input_range, settings.seed + 1)
+    training = PatchDataset([patches], "train", settings.seed, augmentation)
+    validation = PatchDataset([patches], "val", settings.seed + 1)
     model = build_network(settings, len(classes))
     prepare_run(settings, devices)
     about = {"classes": classes, "data_set": patches.data_set.name, "patch_size": training.size}

@@ -16,6 +16,11 @@ from torch import Tensor
 LossName = Literal["ss", "ss_per_pixel", "focal", "ce", "tversky", "cosine", "focal_log", "log_max", "poly_log"]
 
 
+def _true_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which class is a pixel's true one: bool (B, C, H, W). (`F.one_hot` looks at the labels, and waits for them.)"""
+    return labels[:, None] == torch.arange(logits.shape[1], device=labels.device)[:, None, None]
+
+
 def _log_p_true(logits: Tensor, labels: Tensor) -> Tensor:
     """log p_y of every pixel, (B, H, W)."""
     return -F.cross_entropy(logits, labels, reduction="none")
@@ -23,8 +28,7 @@ def _log_p_true(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _log_p_wrong(logits: Tensor, labels: Tensor) -> Tensor:
     """log(1 - p_y) of every pixel, (B, H, W), exact also where p_y rounds to 1."""
-    true_class = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).bool()
-    return logits.masked_fill(true_class, -torch.inf).logsumexp(1) - logits.logsumexp(1)
+    return logits.masked_fill(_true_class(logits, labels), -torch.inf).logsumexp(1) - logits.logsumexp(1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -48,7 +52,7 @@ def structural_similarity(
     as published (default) the mean over the batch, one number; with `per_pixel` that of the pixel, as in the cited
     paper. The result is the mean over the pixels that count.
     """
-    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    truth = _true_class(logits, labels).to(logits.dtype)
     error = (_normalised(truth, stability) - _normalised(logits.softmax(1), stability)).abs()
     counts = error > beta * error.amax(dim=(2, 3), keepdim=True)
     entropy = F.cross_entropy(logits, labels, reduction="none")
@@ -69,7 +73,7 @@ def tversky(logits: Tensor, labels: Tensor, beta: float = 0.75, smooth: float = 
     `beta` weighs the false positives, 1 - beta the false negatives.
     """
     p = logits.softmax(1)
-    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1)
+    truth = _true_class(logits, labels).to(logits.dtype)
     over = (1, 2, 3)
     both = (truth * p).sum(over) + smooth
     false_positive, false_negative = ((1 - truth) * p).sum(over), (truth * (1 - p)).sum(over)
@@ -85,8 +89,7 @@ def focal_log(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
     """15 times the mean over classes and pixels of: focal term for the true class, p^2 for every other class."""
     p = logits.softmax(1)
     log_p = _log_p_true(logits, labels)
-    true_class = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).bool()
-    wrong = p.masked_fill(true_class, 0).square().sum(1)
+    wrong = p.masked_fill(_true_class(logits, labels), 0).square().sum(1)
     return 15 * (wrong - (1 - log_p.exp()) ** gamma * log_p).mean() / logits.shape[1]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from GenSelfDiff import released_layout
 from GenSelfDiff.data import Patches
 from GenSelfDiff.evaluation import pixel_metrics as metrics
 from GenSelfDiff.evaluation.instance_metrics import INSTANCE_FIGURES, check_instances, instance_counts, instance_figures
@@ -247,11 +248,11 @@ def named(by_class: dict[str, np.ndarray], classes: list[str]) -> dict[str, floa
 
 def patches_to_test(root: Path) -> Patches:
     """The labelled test patches of a data set, `root/test`; or `root` itself where that is a folder as released."""
-    folder = root if (root / "label_patches.mat").is_file() else root / "test"
+    folder = root if (root / released_layout.LABELS).is_file() else root / "test"
     if not folder.is_dir():
         raise InputError(f"{root} has no folder test: its preprocessing made no labelled test patches")
     patches = Patches(folder, labelled=True)
-    if patches.matrix is not None:  # without an index.csv nothing was divided: all of it is to test
+    if not patches.described:  # nothing was divided: all of it is to test
         patches.index["split"] = "test"
     return patches
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from GenSelfDiff.augmentation import flips
-from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, Patches, derived_seed, pretraining_folder, to_image
+from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, Patches, pretraining_folder, to_image
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.diffusion import GaussianDiffusion, ScheduleName
-from GenSelfDiff.history import Figures
+from GenSelfDiff.history import MetricSums
+from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
 from GenSelfDiff.samplers import sample
 from GenSelfDiff.settings import TrainingSettings, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
@@ -65,7 +66,7 @@ class Settings(TrainingSettings):
 
 
 class NoisePrediction:
-    """The stage: predict the noise in x_t, P2-weighted; the figures also by quarter of the steps."""
+    """The stage: predict the noise in x_t, P2-weighted; the loss also by quarter of the steps."""
 
     name = Settings.stage
 
@@ -76,36 +77,31 @@ class NoisePrediction:
 
     def _losses(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """P2 loss an image (B,) and its steps t (B,); t and noise come from each image's own seed."""
-        x_0 = batch["image"]
-        t = torch.tensor([derived_seed(s, 1) % self.diffusion.timesteps for s in batch["seed"].tolist()])
-        t = t.to(x_0.device, non_blocking=True)
-        generator = torch.Generator(x_0.device)
-        noise = torch.empty_like(x_0)
-        for one, seed in zip(noise, batch["seed"].tolist(), strict=True):
-            one.normal_(generator=generator.manual_seed(derived_seed(seed, 2)))
+        x_0, keys = batch["image"], batch["seed"]
+        t, noise = keyed_steps(keys, self.diffusion.timesteps), keyed_normal(keys, *x_0.shape[1:])
         predicted = model(self.diffusion.q_sample(x_0, t, noise), t)
         return self.diffusion.p2_loss(noise, predicted, t), t
 
-    def _figures(self, losses: Tensor, t: Tensor) -> Figures:
+    def _metrics(self, losses: Tensor, t: Tensor) -> MetricSums:
         """Mean loss an image, the published sum over a batch of 8, and the mean of each quarter of the steps."""
-        figures: Figures = {
+        sums: MetricSums = {
             "loss": (losses.sum(), len(losses)),
             "published": (PUBLISHED_BATCH * losses.sum(), len(losses)),
         }
         quarter = t * QUARTERS // self.diffusion.timesteps
         for q in range(QUARTERS):
             inside = quarter == q
-            figures[f"quarter_{q + 1}"] = ((losses * inside).sum(), inside.sum())
-        return figures
+            sums[f"quarter_{q + 1}"] = ((losses * inside).sum(), inside.sum())
+        return sums
 
-    def training_loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Figures]:
+    def training_loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, MetricSums]:
         """The mean over the batch: Adam tells it from the published sum only where gradients are near its eps."""
         losses, t = self._losses(model, batch)
-        return losses.mean(), self._figures(losses, t)
+        return losses.mean(), self._metrics(losses, t)
 
-    def validation_figures(self, model: nn.Module, batch: dict[str, Any]) -> Figures:
-        """The same figures for held-out images, with steps and noise that are the same in every epoch."""
-        return self._figures(*self._losses(model, batch))
+    def validation_metrics(self, model: nn.Module, batch: dict[str, Any]) -> MetricSums:
+        """The same for held-out images, with steps and noise that are the same in every epoch."""
+        return self._metrics(*self._losses(model, batch))
 
     def after_epoch(self, model: nn.Module, epoch: int, folder: Path) -> None:
         """Every `sample_every` epochs, draw 100 moments of one image's sampling, always from the same noise."""
@@ -124,8 +120,8 @@ def main(settings: Settings) -> None:
     settings.check()
     devices = set_up(settings.device)
     folders = [Patches(pretraining_folder(root)) for root in settings.data]
-    training = PatchDataset(folders, "train", settings.input_range, settings.seed, flips(settings.quarter_turns))
-    validation = PatchDataset(folders, "val", settings.input_range, settings.seed + 1)
+    training = PatchDataset(folders, "train", settings.seed, flips(settings.quarter_turns))
+    validation = PatchDataset(folders, "val", settings.seed + 1)
     prepare_run(settings, devices)
     torch.manual_seed(settings.seed)
     model = DiffusionNet(settings.dim)

@@ -144,7 +144,7 @@ def _class_names(patches: Patches, predicted: list[str]) -> list[str]:
     A folder as released names no classes, and its labels need not show all of them: there the predictor's names hold.
     A published checkpoint names none either ("class 1", ...): as many as the data's are enough.
     """
-    known = predicted if patches.matrix is not None else patches.data_set.classes
+    known = patches.data_set.classes if patches.described else predicted
     unnamed = predicted[1:] == [f"class {c}" for c in range(1, len(predicted))]
     if len(known) != len(predicted) or (known != predicted and not unnamed):
         raise InputError(

@@ -10,6 +10,7 @@ from GenSelfDiff.data import PRETRAINING_RANGE, to_image
 from GenSelfDiff.devices import Devices, InPrecision, Precision
 from GenSelfDiff.diffusion import GaussianDiffusion
 from GenSelfDiff.samplers import Sampler, sample
+from GenSelfDiff.unet_checkpoint import load_diffusion
 from utils_general import PATCH_SIZE
 
 
@@ -22,7 +23,7 @@ class ImageGenerator:
 
     def __init__(self, pretrained: str, devices: Devices):
         self.path, self.devices = checkpoint.find(pretrained), devices
-        self.model, loaded = checkpoint.load_diffusion(self.path, devices.device)
+        self.model, loaded = load_diffusion(self.path, devices.device)
         trained = loaded.get("settings", {})
         process = {name: trained[name] for name in ("schedule", "timesteps") if name in trained}
         self.diffusion = GaussianDiffusion(**process).to(devices.device)

@@ -13,23 +13,23 @@ from GenSelfDiff.data import PatchDataset, Patches
 def labelled(tiny_data_set):
     """A function: the labelled training patches, augmented or not."""
     patches = Patches(tiny_data_set / "labelled", labelled=True)
-    return lambda augmentation=None: PatchDataset([patches], "train", (0, 1), 0, augmentation)
+    return lambda augmentation=None: PatchDataset([patches], "train", 0, augmentation)
 
 
 @pytest.mark.parametrize(("turns", "different"), [(False, 4), (True, 8)])
 def test_labels_are_flipped_and_turned_with_their_images(labelled, turns, different):
     """Flips make 4 views of a square, with quarter turns all 8."""
     before, changed = labelled()[0, 0], labelled(flips(turns))
-    views = [(k, axes) for k in range(4) for axes in ([], [-1])]
+    views = [(k, axes) for k in range(4) for axes in ([], [1])]
     seen = set()
     for epoch in range(60):
         after = changed[epoch, 0]
         view = next(
             i for i, (k, axes) in enumerate(views)
-            if torch.equal(after["image"], before["image"].rot90(k, (-2, -1)).flip(axes))
+            if torch.equal(after["image"], before["image"].rot90(k, (0, 1)).flip(axes))
         )  # fmt: skip
         k, axes = views[view]
-        assert torch.equal(after["label"], before["label"].rot90(k, (-2, -1)).flip(axes))
+        assert torch.equal(after["label"], before["label"].rot90(k, (0, 1)).flip(axes))
         seen.add(view)
     assert len(seen) == different
 
@@ -39,8 +39,7 @@ def test_blur_colours_and_stains_change_images_not_labels(labelled, stain_jitter
     item, augmented = labelled()[0, 0], labelled(finetuning_augmentation(stain_jitter=stain_jitter))
     seen = [augmented[epoch, 0] for epoch in range(30)]
     assert {int(s["label"].sum()) for s in seen} == {int(item["label"].sum())}
-    assert len({round(float(s["image"].mean()), 5) for s in seen}) > 3
-    assert all(s["image"].min() >= 0 and s["image"].max() <= 1 for s in seen)
+    assert len({round(float(s["image"].float().mean()), 5) for s in seen}) > 3
 
 
 def stained(*concentrations):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from GenSelfDiff import checkpoint
+from GenSelfDiff import checkpoint, networks, unet_checkpoint
 from GenSelfDiff.unet import DiffusionNet, SegNet
 from utils_general import InputError
 
@@ -23,7 +23,7 @@ def published(path, model, **more):
 
 def test_published_checkpoint_loads_unchanged(tmp_path):
     model = DiffusionNet(8)
-    loaded, content = checkpoint.load_diffusion(published(tmp_path / "a.pth", model), CPU)
+    loaded, content = unet_checkpoint.load_diffusion(published(tmp_path / "a.pth", model), CPU)
     assert content["loss"] == pytest.approx(0.02807) and content["epoch"] == 84
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
 
@@ -40,7 +40,7 @@ def test_published_checkpoint_of_an_old_numpy(tmp_path):
 
 
 def test_published_segmentation_checkpoint_gets_names_and_range(tmp_path):
-    model, content = checkpoint.load_segmentation(published(tmp_path / "a.pth", SegNet(8, 4)), CPU)
+    model, content = networks.load_segmentation(published(tmp_path / "a.pth", SegNet(8, 4)), CPU)
     assert content["classes"] == ["background", "class 1", "class 2", "class 3"]
     assert content["settings"]["input_range"] == [0.0, 1.0]
     assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 8, 8)
@@ -102,8 +102,8 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 def test_hand_over_gives_all_but_the_head(tmp_path, capsys):
     torch.manual_seed(0)
     pretrained, model = DiffusionNet(8), SegNet(8, 2)
-    head = {k: v.clone() for k, v in model.state_dict().items() if k.startswith(checkpoint.HEAD)}
-    checkpoint.hand_over(pretrained.state_dict(), model, tmp_path)
+    head = {k: v.clone() for k, v in model.state_dict().items() if k.startswith(unet_checkpoint.HEAD)}
+    unet_checkpoint.hand_over(pretrained.state_dict(), model, tmp_path)
     for k, v in model.state_dict().items():
         assert torch.equal(v, head[k] if k in head else pretrained.state_dict()[k])
     assert "246 tensors loaded" in capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_hand_over_leaves_the_head_new_even_where_it_would_fit(tmp_path):
     """With three classes the last convolution has the noise network's size: it must still be new."""
     pretrained, model = DiffusionNet(8), SegNet(8, 3)
     head = model.net.final_conv[1].weight.clone()
-    checkpoint.hand_over(pretrained.state_dict(), model, tmp_path)
+    unet_checkpoint.hand_over(pretrained.state_dict(), model, tmp_path)
     assert torch.equal(model.net.final_conv[1].weight, head)
 
 
@@ -121,18 +121,18 @@ def test_hand_over_stops_if_more_than_the_head_differs(tmp_path):
     state = DiffusionNet(8).state_dict()
     del state["net.mid_attn.fn.norm.bias"]
     with pytest.raises(InputError, match=r"1 tensors beside the head differ, first net.mid_attn.fn.norm.bias"):
-        checkpoint.hand_over(state, SegNet(8, 2), tmp_path)
+        unet_checkpoint.hand_over(state, SegNet(8, 2), tmp_path)
     with pytest.raises(InputError, match=r"found \(16,\), expected \(8,\)"):
-        checkpoint.hand_over(DiffusionNet(16).state_dict(), SegNet(8, 2), tmp_path)
+        unet_checkpoint.hand_over(DiffusionNet(16).state_dict(), SegNet(8, 2), tmp_path)
 
 
 def test_the_wrong_stage_is_refused(tmp_path):
     segmentation = published(tmp_path / "a.pth", SegNet(8, 2), stage="finetune")
     with pytest.raises(InputError, match="segmentation network; one of pre-training is needed"):
-        checkpoint.load_diffusion(segmentation, CPU)
+        unet_checkpoint.load_diffusion(segmentation, CPU)
     pretraining = published(tmp_path / "b.pth", DiffusionNet(8), stage="pretrain")
     with pytest.raises(InputError, match="is of pre-training; a fine-tuned one is needed"):
-        checkpoint.load_segmentation(pretraining, CPU)
+        networks.load_segmentation(pretraining, CPU)
 
 
 def test_find_names_the_runs_there_are(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from GenSelfDiff.data import (
     to_input,
 )
 from GenSelfDiff.devices import Devices
+from GenSelfDiff.training import to_device
 from utils_general import InputError
 
 CPU = Devices(torch.device("cpu"))
@@ -36,6 +37,14 @@ def test_input_range_and_back_is_exact_for_all_values():
         x = to_input(image, input_range)
         assert (x.min().item(), x.max().item()) == input_range and x.shape == (3, 16, 16)
         assert (to_image(x, input_range) == image).all()
+
+
+def test_a_batch_becomes_input_as_its_images_do():
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 8, 3), np.uint8)
+    batch = to_input(torch.from_numpy(images), (-1.0, 1.0))
+    assert batch.is_contiguous() and torch.equal(batch, torch.stack([to_input(image, (-1.0, 1.0)) for image in images]))
+    by_hand = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+    assert (batch.numpy() == by_hand).all()
 
 
 def test_images_out_of_range_are_clamped_not_wrapped():
@@ -70,7 +79,7 @@ def test_processes_share_each_joint_batch():
 
 def test_items_depend_on_epoch_and_seed_only(tiny_data_set):
     patches = Patches(tiny_data_set / "labelled", labelled=True)
-    one, two = (PatchDataset([patches], "train", (0, 1), 5, finetuning_augmentation()) for _ in range(2))
+    one, two = (PatchDataset([patches], "train", 5, finetuning_augmentation()) for _ in range(2))
     state = torch.random.get_rng_state()
     items = [one[3, i] for i in range(8)]
     torch.manual_seed(99)
@@ -83,11 +92,32 @@ def test_items_depend_on_epoch_and_seed_only(tiny_data_set):
     torch.random.set_rng_state(state)
 
 
+def test_items_are_small_until_they_are_where_the_network_is(tiny_data_set):
+    """A byte a value; images as on disk, and the label too."""
+    patches = Patches(tiny_data_set / "labelled", labelled=True)
+    item = PatchDataset([patches], "train", 0)[0, 5]
+    assert item["image"].dtype == item["label"].dtype == torch.uint8
+    assert (item["image"].numpy() == patches.image(5)).all() and (item["label"].numpy() == patches.label(5)).all()
+    batch = {"image": item["image"][None], "label": item["label"][None], "file": [item["file"]]}
+    moved = to_device(batch, CPU, (-1.0, 1.0))
+    assert torch.equal(moved["image"][0], to_input(patches.image(5).copy(), (-1.0, 1.0)))
+    assert moved["label"].dtype == torch.int64 and moved["file"] == batch["file"]
+    assert set(to_device({"image": batch["image"]}, CPU, (0.0, 1.0))) == {"image"}
+
+
+def test_many_classes_take_more_than_a_byte(tiny_data_set):
+    patches = Patches(tiny_data_set / "labelled", labelled=True)
+    label = np.full((16, 16), 299, np.uint16)
+    Image.fromarray(label).save(tiny_data_set / "labelled" / "labels" / "label_0.png")
+    patches.data_set.classes[:] = [f"class {c}" for c in range(300)]
+    assert PatchDataset([patches], "train", 0)[0, 0]["label"].max() == 299
+
+
 def test_several_data_sets_are_one(tiny_data_set, tmp_path, write_patches):
     write_patches(tmp_path / "b" / "labelled", ["x"], ["train"], seed=9)
     (tmp_path / "b" / "dataset.json").write_text((tiny_data_set / "dataset.json").read_text())
     folders = [Patches(pretraining_folder(root)) for root in (tiny_data_set, tmp_path / "b")]
-    both = PatchDataset(folders, "train", (-1, 1), 0)
+    both = PatchDataset(folders, "train", 0)
     assert len(both) == 8 + 4
     assert both[0, 11]["file"].startswith(str(tmp_path / "b"))
 
@@ -97,7 +127,7 @@ def test_patches_of_two_sizes_do_not_mix(tiny_data_set, tmp_path, write_patches)
     text = (tiny_data_set / "dataset.json").read_text().replace('"patch_size": 16', '"patch_size": 24')
     (tmp_path / "b" / "dataset.json").write_text(text)
     with pytest.raises(InputError, match=r"\[16, 24\] pixels: one size is needed"):
-        PatchDataset([Patches(tiny_data_set / "unlabelled"), Patches(tmp_path / "b" / "labelled")], "train", (0, 1), 0)
+        PatchDataset([Patches(tiny_data_set / "unlabelled"), Patches(tmp_path / "b" / "labelled")], "train", 0)
 
 
 def test_few_labels(tiny_data_set):
@@ -164,7 +194,7 @@ def test_a_class_too_many_is_named(tiny_data_set):
 def test_a_truncated_image_is_named(tiny_data_set):
     file = tiny_data_set / "labelled" / "images" / "image_0.png"
     file.write_bytes(file.read_bytes()[:200])
-    dataset = PatchDataset([Patches(tiny_data_set / "labelled")], "train", (0, 1), 0)
+    dataset = PatchDataset([Patches(tiny_data_set / "labelled")], "train", 0)
     with pytest.raises(InputError, match="cannot read image .*image_0.png"):
         dataset[0, 0]
 
@@ -177,7 +207,7 @@ def test_nothing_is_kept_of_each_patch_but_numbers(tiny_data_set):
     assert list(patches.files) == list(range(12)) and patches.files[3] == patches.file(3)
     many = pd.concat([patches.index] * 100, ignore_index=True).assign(patch=range(1200))
     patches.index = many.astype(patches.index.dtypes)
-    assert len(pickle.dumps(PatchDataset([patches], "train", (0, 1), 0))) < 1200 * 45  # its number twice, x, y, 2 codes
+    assert len(pickle.dumps(PatchDataset([patches], "train", 0))) < 1200 * 45  # its number twice, x, y, 2 codes
 
 
 def test_the_fingerprint_is_that_of_earlier_versions(tiny_data_set, tmp_path, write_patches):
@@ -188,7 +218,7 @@ def test_the_fingerprint_is_that_of_earlier_versions(tiny_data_set, tmp_path, wr
     for split in ("train", "val", "test"):
         tables = [pd.read_csv(root / "index.csv", dtype={"source": str}) for root in roots]
         text = "".join(table[table.split == split].to_csv(index=False) for table in tables)
-        dataset = PatchDataset([Patches(root) for root in roots], split, (0, 1), 0)
+        dataset = PatchDataset([Patches(root) for root in roots], split, 0)
         assert dataset.fingerprint() == hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.pretrain import SS_diff
@@ -40,9 +41,13 @@ def alone(pretraining, write_patches, tmp_path):
 
 
 def assert_close_run(one, other):
-    """Weights within 1e-5, and the figures of every epoch."""
-    ours, theirs = weights(one), weights(other)
-    assert max((v - theirs[k]).abs().max() for k, v in ours.items()) < 1e-5
+    """All weights together within 1e-7, and the figures of every epoch.
+
+    A few weights have gradients that are rounding noise, which Adam enlarges: any one is within a fifth of its step.
+    """
+    theirs = weights(other)
+    difference = torch.cat([(v - theirs[k]).flatten() for k, v in weights(one).items()])
+    assert difference.square().mean().sqrt() < 1e-7 and difference.abs().max() < 2e-5
     for figure in ("train_loss", "val_loss", "val_published"):
         assert history(one)[figure].tolist() == pytest.approx(history(other)[figure].tolist(), rel=1e-4)
 

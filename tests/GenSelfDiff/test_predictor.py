@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from GenSelfDiff import checkpoint, predictor
+from GenSelfDiff.networks import load_segmentation
 from GenSelfDiff.predictor import PredictorSettings, averaged
 from GenSelfDiff.unet import DiffusionNet, SegNet
 from utils_general import InputError
@@ -38,7 +39,7 @@ def settings(tmp_path):
 
 def network(settings):
     """The network itself, from images in its input range to probabilities."""
-    model, _ = checkpoint.load_segmentation(checkpoint.find(settings.run), torch.device("cpu"))
+    model, _ = load_segmentation(checkpoint.find(settings.run), torch.device("cpu"))
 
     def say(x):
         with torch.inference_mode():

@@ -12,9 +12,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from GenSelfDiff import checkpoint, training
+from GenSelfDiff import checkpoint, networks, training, unet_checkpoint
 from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import PatchDataset, Patches
+from GenSelfDiff.devices import Devices
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.pretrain import SS_diff
 from tests.GenSelfDiff.runs import assert_same_run, command, history, start
@@ -136,9 +137,8 @@ def test_learning_rate_warms_up_and_decays(pretraining):
         real_step = training.Trainer._train_step
 
         def step(trainer, batch):
-            loss = real_step(trainer, batch)
+            real_step(trainer, batch)
             rates.append(trainer.optimizer.param_groups[0]["lr"])
-            return loss
 
         patch.setattr(training.Trainer, "_train_step", step)
         SS_diff.main(settings)
@@ -157,7 +157,7 @@ def test_with_a_decay_the_length_is_fixed(pretraining):
 def test_running_mean_by_hand():
     """Decay min(0.5, (1 + n) / (10 + n)): 0.1 before the first step, 0.5 from the eighth on."""
     model = torch.nn.Linear(1, 1, bias=False)
-    mean = training.RunningMean(model.requires_grad_(False), 0.5)
+    mean = training.AveragedWeights(model.requires_grad_(False), 0.5)
     start = mean.model.weight.item()
     model.weight.fill_(start + 1)
     mean.update(0)
@@ -174,11 +174,13 @@ def test_the_mean_of_the_weights_is_validated_and_handed_on(pretraining, finetun
     mean, raw = last["ema_state_dict"], last["model_state_dict"]
     assert all(torch.equal(v, mean[k]) for k, v in best["model_state_dict"].items())
     assert any(not torch.equal(v, mean[k]) for k, v in raw.items())
-    model, _ = checkpoint.load_diffusion(folder / "best.pth", torch.device("cpu"))
-    patches = PatchDataset([Patches(settings.data[0] / "unlabelled")], "val", settings.input_range, settings.seed + 1)
+    model, _ = unet_checkpoint.load_diffusion(folder / "best.pth", torch.device("cpu"))
+    patches = PatchDataset([Patches(settings.data[0] / "unlabelled")], "val", settings.seed + 1)
     stage = SS_diff.NoisePrediction(settings, 16, torch.device("cpu"))
+    batch = next(iter(DataLoader(patches, batch_sampler=[VAL])))
+    batch = training.to_device(batch, Devices(torch.device("cpu")), settings.input_range)
     with torch.no_grad():
-        total, count = stage.validation_figures(model, next(iter(DataLoader(patches, batch_sampler=[VAL]))))["loss"]
+        total, count = stage.validation_metrics(model, batch)["loss"]
     assert float(total / count) == pytest.approx(best["loss"], rel=1e-5)
     Diff_Seg.main(replace(finetuning, pretrained=settings.run_name, dim=None, epochs=1))
 
@@ -236,7 +238,7 @@ def test_a_run_of_the_earlier_version_goes_on(pretraining):
 def test_the_network_is_told_the_step_it_was_fine_tuned_with(finetuning):
     settings = replace(finetuning, timestep=40, epochs=1)
     Diff_Seg.main(settings)
-    model, _ = checkpoint.load_segmentation(Path(settings.run_name) / "best.pth", torch.device("cpu"))
+    model, _ = networks.load_segmentation(Path(settings.run_name) / "best.pth", torch.device("cpu"))
     x = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(model(x), model.net(x, torch.tensor([40])))
@@ -314,8 +316,8 @@ def test_a_network_that_is_not_finite_is_never_saved(pretraining, monkeypatch):
         with torch.no_grad():
             next(trainer.model.parameters()).fill_(math.nan)
 
-    monkeypatch.setattr(training.Trainer, "_train_step", lambda t, b: spoil(t, b) or t.unchecked[-1][0])
-    monkeypatch.setattr(training.Trainer, "_check_finite", lambda t: None)  # the losses before the step were fine
+    monkeypatch.setattr(training.Trainer, "_train_step", spoil)
+    monkeypatch.setattr(training.Trainer, "_check_finite", lambda t: 0.0)  # the losses before the step were fine
     with pytest.raises(InputError, match="a weight is not finite after step .* last good checkpoint is"):
         SS_diff.main(pretraining)
     assert [f.read_bytes() for f in files] == good
@@ -324,7 +326,7 @@ def test_a_network_that_is_not_finite_is_never_saved(pretraining, monkeypatch):
 def test_workers_that_are_not_forked(finetuning):
     """macOS and Python 3.14 start workers anew: everything that goes to them must be picklable."""
     patches = Patches(finetuning.data / "labelled", labelled=True)
-    dataset = PatchDataset([patches], "train", (0, 1), 0, finetuning_augmentation())
+    dataset = PatchDataset([patches], "train", 0, finetuning_augmentation())
     copied = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(copied[1, 2]["image"], dataset[1, 2]["image"])
 
@@ -352,7 +354,7 @@ def test_finetuning_starts_from_pretraining(pretraining, finetuning, tmp_path, c
     assert "246 tensors loaded" in capsys.readouterr().out
     best = checkpoint.load(Path(pretraining.run_name) / "best.pth")["model_state_dict"]
     tuned = checkpoint.load(Path(finetuning.run_name) / "best.pth")
-    body = [k for k in best if not k.startswith(checkpoint.HEAD)]
+    body = [k for k in best if not k.startswith(unet_checkpoint.HEAD)]
     assert body and all(torch.equal(best[k], tuned["model_state_dict"][k]) for k in body)
     assert tuned["classes"] == ["background", "nucleus"] and tuned["settings"]["input_range"] == [0.0, 1.0]
     with pytest.raises(InputError, match="is of a segmentation network; one of pre-training is needed"):

@@ -1,17 +1,17 @@
+"""What benchmarks/training.py trains and times, and the whole script."""
+
 import copy
 import json
-import subprocess
 import sys
 
 import pandas as pd
 import pytest
 import torch
 
-from benchmarks import training, training_step
+from benchmarks import training, training_networks, training_step
 from benchmarks.plain import KERNELS, make_plain
-from benchmarks.report import cells, summarise
-from benchmarks.training_cases import CEILINGS, OFF, OURS, PEERS, all_cases
-from benchmarks.training_step import Job
+from benchmarks.training_cases import CEILINGS, COPY, OFF, OURS, PEERS, all_cases
+from benchmarks.training_networks import Job, work
 from GenSelfDiff import unet
 from GenSelfDiff.unet import DiffusionNet
 from utils_general import InputError
@@ -87,21 +87,37 @@ def test_plain_keeps_every_activation_and_fast_not_those_of_a_large_attention(mo
 def test_the_loss_does_not_depend_on_the_settings():
     def loss(*switches):
         torch.manual_seed(0)
-        return training_step.ours(Job(network=OURS, **TINY, switches=switches))[1](torch.rand(2, 3, 16, 16)).item()
+        loss = training_networks.ours(Job(network=OURS, **TINY, switches=switches))[1]
+        return loss(torch.rand(2, 3, 16, 16), torch.tensor([3, 700]), torch.randn(2, 3, 16, 16)).item()
 
     assert loss(*KERNELS, "checkpointing") == pytest.approx(loss(), rel=1e-5) and loss() > 0
 
 
 def test_operations_at_paper_size_are_those_known():
-    work = training_step.work(Job(network=OURS, dim=64, size=256, batch=1))
-    assert work["gflop"] == pytest.approx(455, abs=1) and work["parameters"] == 31.267083
+    one, four = (work(Job(network=OURS, dim=64, size=256, batch=batch, switches=("compile",))) for batch in (1, 4))
+    assert one["gflop"] == pytest.approx(455, abs=1) and one["parameters"] == 31.267083
+    assert four["gflop"] == pytest.approx(one["gflop"], rel=1e-3)
+    assert four["numbers"] < one["numbers"]  # a larger batch reads the weights as often: less often an image
+
+
+def test_the_traffic_of_a_convolution_is_its_operands_and_results():
+    layer = torch.nn.Conv2d(2, 3, 3, padding=1, bias=False)  # 54 weights
+    x = torch.zeros(1, 2, 4, 4, requires_grad=True)  # 32 numbers in, 48 out
+    with training_networks.ConvolutionTraffic() as traffic:
+        layer(x).relu().sum().backward()
+    assert traffic.numbers == (32 + 54 + 48) + (48 + 32 + 54 + 32 + 54)
 
 
 def test_the_ceiling_counts_what_the_counter_would():
-    with training_step.FlopCounterMode(display=False) as counter:
+    with training_networks.FlopCounterMode(display=False) as counter:
         training_step.convolution(Job(network="convolution", dim=16, size=8, batch=3))()
-    counted = training_step.work(Job(network="convolution", dim=16, size=8, batch=3))["gflop"]
+    counted = work(Job(network="convolution", dim=16, size=8, batch=3))["gflop"]
     assert 3e9 * counted == pytest.approx(counter.get_total_flops())
+
+
+def test_the_copy_counts_what_it_reads_and_what_it_writes():
+    result = training_step.measure(Job(network="copy", dim=2, size=8, batch=1, count=True))
+    assert result["numbers"] == 2 * 2 * 8 * 8 and result["seconds"] > 0
 
 
 @pytest.mark.parametrize("network", PEERS)
@@ -119,76 +135,76 @@ def test_a_peer_that_is_not_installed_is_a_row_of_its_own(monkeypatch, capsys):
     }
 
 
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("CUDA out of memory.", "RuntimeError: CUDA out of memory."),
+        ("'inductor' raised:\nNo C++ compiler\n\nSet X=1", "RuntimeError: 'inductor' raised: No C++ compiler"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_a_step_that_fails_says_why_in_one_line(monkeypatch, capsys, message, said):
+    def fail(_job):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(training_step, "measure", fail)
+    training_step.main(Job(network=OURS, **TINY))
+    assert json.loads(capsys.readouterr().out) == {"failure": said}
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("switches", [(), (*KERNELS, "fused", "bfloat16"), ("tf32", "compile")])
-def test_steps_on_a_gpu(switches):
-    result = training_step.measure(Job(network=OURS, **TINY, switches=switches, device="cuda"))
+@needs_gpu
+@pytest.mark.parametrize("case", all_cases(on_gpu=True, compiled=True), ids=lambda case: case.name)
+def test_every_case_runs_on_a_gpu(case):
+    if case.network in PEERS:
+        pytest.importorskip(case.network.replace("-", "_"))
+    result = training_step.measure(Job(network=case.network, **TINY, switches=case.switches, device="cuda", count=True))
     assert result["seconds"] > 0 and result["peak"] > 0
 
 
-@pytest.mark.parametrize(("on_gpu", "compiled"), [(False, False), (False, True), (True, True)])
-def test_every_setting_is_measured_alone_and_with_all(on_gpu, compiled):
-    everything = all_cases(on_gpu, compiled)
-    ours, cases = [c for c in everything if c.network == OURS], {c.name: set(c.switches) for c in everything}
-    assert len(cases) == len(everything) and cases[OFF] == set()
-    alone = {"fused", "bfloat16", "checkpointing", "tf32" if on_gpu else "allocator", *KERNELS}
-    assert {c.switches[0] for c in ours if len(c.switches) == 1} == alone | ({"compile"} if compiled else set())
-    assert cases["all float32"] == {*KERNELS, "fused", *(() if on_gpu else ("allocator",))}
-    assert cases["all bfloat16 + checkpointing"] == cases["all float32"] | {"bfloat16", "checkpointing"}
-    assert {CEILINGS[c.precision] for c in ours} <= set(cases)
+@pytest.mark.gpu
+@needs_gpu
+def test_a_cuda_graph_trains_as_single_kernels_do():
+    def trained(graph):
+        weight = torch.nn.Parameter(torch.ones(4, device="cuda"))
+        optimizer = torch.optim.Adam([weight], 0.1, fused=True, capturable=True)
+        drawn = iter(torch.arange(1.0, 7.0, device="cuda"))
 
+        def compute(x):
+            (weight * x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
 
-def measurements(*rows):
-    columns = ["round", "case", "precision", "gflop", "parameters", "seconds", "peak", "failure"]
-    return pd.DataFrame(rows, columns=columns).assign(dim=8, size=16, batch=2)
+        if graph:
+            step = training_step.captured(compute, lambda: (next(drawn),))
+        else:
+            first = next(drawn)
+            for _ in range(training_step.WARM_UP):
+                compute(first)
 
+            def step():
+                compute(next(drawn))
 
-def test_ratios_are_to_everything_off_in_the_same_round():
-    off, peer, ceiling = OFF, PEERS[0], CEILINGS["bfloat16"]
-    table = summarise(
-        measurements(
-            (0, off, "float32", 12, 1, 4.0, 2**31, None),
-            (0, "all", "bfloat16", 12, 1, 2.0, 2**30, None),
-            (0, peer, "float32", None, None, None, None, "no module"),
-            (0, ceiling, "bfloat16", 10, 0, 0.5, 2**29, None),
-            (1, off, "float32", 12, 1, 9.0, 2**31, None),
-            (1, "all", "bfloat16", 12, 1, 3.0, 2**30, None),
-            (1, ceiling, "bfloat16", 10, 0, 0.5, 2**29, None),
-        )
-    ).set_index("case")
-    ours = table.loc["all"]
-    assert ours[["seconds", "faster", "faster_lowest", "faster_highest"]].tolist() == [2.5, 2.5, 2.0, 3.0]
-    assert ours[["gib", "less", "rate", "share", "rounds"]].tolist() == [1.0, 2.0, 4.8, 0.24, 2]
-    assert table.loc[off, "faster"] == 1 and pd.isna(table.loc[off, "share"])  # no float32 ceiling in this run
-    shown = cells({"case": "all", **ours})
-    assert shown == ["all", "2.5", "2.50 (2.00-3.00)", "12", "5", "24%", "1.00", "2.00"]
-    assert cells({"case": OFF, **table.loc[off]})[4:6] == ["2", ""]
-    assert cells({"case": peer, **table.loc[peer]})[:2] == [peer, "no module"]
+        for _ in range(5):
+            step()
+        return weight.detach().cpu()
 
-
-def test_a_process_that_fails_is_a_row_too_and_gets_no_allocator_of_ours(monkeypatch):
-    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
-    ends = [(0, '{"seconds": 1}\n', ""), (1, "", "Traceback\nRuntimeError: no memory\n"), (-9, "", "")]
-    environments = []
-
-    def run(command, env, **_):
-        environments.append(env)
-        return subprocess.CompletedProcess(command, *ends.pop(0))
-
-    monkeypatch.setattr(subprocess, "run", run)
-    found = [training.run_job(Job(network=OURS, **TINY)) for _ in range(3)]
-    assert found == [{"seconds": 1}, {"failure": "RuntimeError: no memory"}, {"failure": "ended with code -9"}]
-    assert all("PATH" in environment and "MALLOC_TOP_PAD_" not in environment for environment in environments)
+    torch.testing.assert_close(trained(graph=True), trained(graph=False))
 
 
 def test_the_script_from_end_to_end(run_script_file, tmp_path):
     output = tmp_path / "results"
-    done = run_script_file("benchmarks/training.py", "--quick", "--cases", "all float32", "--output", output)
+    words = ["--quick", "--cases", "all float32", "--output", output, "--loader-seconds", 0]
+    done = run_script_file("benchmarks/training.py", *words)
     assert done.stdout.splitlines()[-1].startswith(f"tables and picture are in {output}")
     table = pd.read_csv(output / "training.csv").set_index("case")
-    assert list(table.index) == [OFF, "all float32", CEILINGS["float32"]]
-    assert table["failure"].isna().all() and (table[["seconds", "gflop", "rate", "gib"]] > 0).all(axis=None)
+    assert list(table.index) == [OFF, "all float32", CEILINGS["float32"], COPY]
+    figures = ["seconds", "images", "gflop", "rate", "gib", "gigabytes", "copied"]
+    assert table["failure"].isna().all() and (table.loc[[OFF, "all float32"], figures] > 0).all(axis=None)
+    assert table.loc[COPY, "bandwidth"] > 0 and table.loc[CEILINGS["float32"], "rate"] > 0
     assert table.loc["all float32", "gflop"] == table.loc[OFF, "gflop"]
     assert "| all float32 |" in (output / "training.md").read_text() and "| all float32 |" in done.stdout
     assert (output / "training.png").stat().st_size > 1000
@@ -202,11 +218,12 @@ def test_the_script_from_end_to_end(run_script_file, tmp_path):
         ({"memory_sizes": ("16:64:0",)}, "the batch is 1 or more"),
         ({"cases": ("fast",)}, "no 'fast' on cpu; there are: everything off"),
         ({"rounds": 0}, "--rounds is 0"),
+        ({"minutes": 0.0}, "--minutes is 0"),
         ({"device": "tpu"}, "no device 'tpu'"),
     ],
 )
 def test_mistakes_are_named_before_anything_starts(settings, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "run_job", lambda job: pytest.fail("measured"))
+    monkeypatch.setattr(training, "run_job", lambda job, limit: pytest.fail("measured"))
     monkeypatch.setattr("GenSelfDiff.devices.keep_freed_memory", lambda: None)
     with pytest.raises(InputError, match=message):
         training.main(training.Settings(**{"device": "cpu", "output": tmp_path / "new", **settings}))
@@ -214,9 +231,10 @@ def test_mistakes_are_named_before_anything_starts(settings, message, tmp_path, 
 
 def test_results_are_replaced_only_when_asked(tmp_path, monkeypatch):
     (tmp_path / "measurements.csv").write_text("old")
-    monkeypatch.setattr(training, "run_job", lambda job: {"seconds": 1.0, "peak": 1, "gflop": 1.0, "parameters": 1.0})
+    result = {"seconds": 1.0, "peak": 1, "gflop": 1.0, "parameters": 1.0, "numbers": 1.0}
+    monkeypatch.setattr(training, "run_job", lambda job, limit: result)
     monkeypatch.setattr("GenSelfDiff.devices.keep_freed_memory", lambda: None)
-    settings = {"device": "cpu", "output": tmp_path, "quick": True}
+    settings = {"device": "cpu", "output": tmp_path, "quick": True, "loader_seconds": 0.0}
     with pytest.raises(InputError, match="already holds files"):
         training.main(training.Settings(**settings))
     training.main(training.Settings(**settings, overwrite=True))

@@ -11,7 +11,7 @@ import scipy.io
 import torch
 from PIL import Image
 
-from GenSelfDiff import checkpoint
+from GenSelfDiff import checkpoint, networks
 from GenSelfDiff.instances import to_instances
 from GenSelfDiff.test import baselines, test_script
 from GenSelfDiff.unet import DiffusionNet, SegNet
@@ -80,7 +80,7 @@ def test_label_maps_and_tables_agree(settings):
 def test_the_label_maps_are_what_the_network_says(settings):
     """The patches of `settings` do not overlap: each is a quarter of its image."""
     test_script.main(settings)
-    model, _ = checkpoint.load_segmentation(checkpoint.find(settings.run), torch.device("cpu"))
+    model, _ = networks.load_segmentation(checkpoint.find(settings.run), torch.device("cpu"))
     classes = read_index_map(settings.output / "label_maps" / "t2_classes.png")
     for patch, (y, x) in enumerate([(0, 0), (0, 16), (16, 0), (16, 16)], 4):
         image = read_rgb(settings.data / "test" / "images" / f"image_{patch}.png")
@@ -92,7 +92,7 @@ def test_the_label_maps_are_what_the_network_says(settings):
 
 
 def test_averaging_over_flips_changes_the_label_maps_as_by_hand(settings, tmp_path):
-    model, _ = checkpoint.load_segmentation(checkpoint.find(settings.run), torch.device("cpu"))
+    model, _ = networks.load_segmentation(checkpoint.find(settings.run), torch.device("cpu"))
     test_script.main(settings)
     assert read_summary(settings.output)["settings"]["tta"] == "none"
     test_script.main(replace(settings, tta="flips", output=tmp_path / "flips"))

@@ -1,11 +1,11 @@
-"""benchmarks/recipes.py and benchmarks/labels.py for real on tiny data."""
+"""experiments/recipes.py and experiments/labels.py for real on tiny data."""
 
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from benchmarks import labels, recipes
+from experiments import labels, recipes
 from utils_general import InputError
 
 SMALL = "--dim 8 --device cpu --initial-weights pytorch"

@@ -1,6 +1,6 @@
 """How many steps of pre-training each recipe takes to the validation loss that the first one ends with.
 
-    python3 benchmarks/recipes.py --data data/MoNuSeg_64
+    python3 experiments/recipes.py --data data/MoNuSeg_64
 
 Trains every variant with every seed by SS_diff.py; writes curves.png, recipes.csv and recipes.md. Seconds are not
 compared here, where several runs share the machine: benchmarks/training.py measures those of a step.
@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from benchmarks.grid import GridSettings, folder_name, run, run_all, write_table
+from benchmarks.tables import write_table
+from experiments.grid import GridSettings, folder_name, run, run_all
 from GenSelfDiff.data import Patches, pretraining_folder
 from utils_general import MONUSEG, ROOT, run_script, save_figure
 
@@ -26,7 +27,7 @@ class Settings(GridSettings):
     """Compare recipes of pre-training by their steps."""
 
     data: Path = MONUSEG
-    output: Path = ROOT / "benchmarks" / "results" / "recipes"
+    output: Path = ROOT / "experiments" / "results" / "recipes"
     variants: tuple[str, ...] = (
         "paper: --recipe paper --epochs 25 --dim 16",
         "improved: --recipe improved --epochs 5 --dim 16 --precision bfloat16",

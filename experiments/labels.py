@@ -1,7 +1,7 @@
 """What pre-training is worth with few labels: figures of the test images over the number of labelled images.
 
-    python3 benchmarks/labels.py --data data/MoNuSeg_64 --pretrained MoNuSeg_pretrain
-    python3 benchmarks/labels.py --data data/MoNuSeg_64 --labels 1 \
+    python3 experiments/labels.py --data data/MoNuSeg_64 --pretrained MoNuSeg_pretrain
+    python3 experiments/labels.py --data data/MoNuSeg_64 --labels 1 \
         --variants "t = 0: --pretrained A" "t = 50: --pretrained A --timestep 50"
 
 Fine-tunes every variant with every number of labelled images and every seed by Diff_Seg.py, each for about the same
@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from benchmarks.grid import GridSettings, folder_name, run, run_all, write_table
+from benchmarks.tables import write_table
+from experiments.grid import GridSettings, folder_name, run, run_all
 from GenSelfDiff.comparison.statistics import Result
 from GenSelfDiff.data import Patches, labelled_folder
 from utils_general import MONUSEG, ROOT, InputError, at_least, replace_file, run_script, save_figure
@@ -32,7 +33,7 @@ class Settings(GridSettings):
     """Compare ways of fine-tuning by the number of labelled images."""
 
     data: Path = MONUSEG
-    output: Path = ROOT / "benchmarks" / "results" / "labels"
+    output: Path = ROOT / "experiments" / "results" / "labels"
     pretrained: str = "MoNuSeg_pretrain"
     """run of pre-training that stands for PRETRAINED in the variants"""
     variants: tuple[str, ...] = (

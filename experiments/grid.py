@@ -1,4 +1,4 @@
-"""What benchmarks/recipes.py and benchmarks/labels.py share: many small runs of one training script, side by side."""
+"""What experiments/recipes.py and experiments/labels.py share: many small runs of one training script, side by side."""
 
 import os
 import re
@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-import pandas as pd
 from tqdm import tqdm
 
-from benchmarks.tables import markdown
-from utils_general import ROOT, InputError, at_least, replace_file
+from utils_general import ROOT, InputError, at_least
 
 matplotlib.use("Agg")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridSettings:
-    """Settings that both benchmarks share. What is finished already is not done again."""
+    """Settings that both experiments share. What is finished already is not done again."""
 
     data: Path
     """root of the data set"""
@@ -76,12 +74,3 @@ def run_all(tasks: list[Callable[[], None]], jobs: int) -> None:
 def folder_name(*parts: object) -> str:
     """A name for a run's folder from the parts, with nothing in it that a file system minds."""
     return "_".join(re.sub(r"[^\w.+-]+", "-", str(part)) for part in parts)
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """The table as `path`.csv and, rounded, as `path`.md; printed too."""
-    with replace_file(path.with_suffix(".csv")) as temporary:
-        table.to_csv(temporary, index=False)
-    with replace_file(path.with_suffix(".md")) as temporary:
-        temporary.write_text(markdown(table, digits=3))
-    print(table.to_string(index=False, float_format="{:.4g}".format))

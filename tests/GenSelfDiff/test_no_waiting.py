@@ -1,0 +1,53 @@
+"""Nothing on the way of a training step looks at a number on the device: on a GPU that would be a wait.
+
+The meta device has shapes and no numbers: whoever asks it for one gets an error.
+"""
+
+import typing
+
+import pytest
+import torch
+
+from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.downstream_train.losses import LossName
+from GenSelfDiff.history import MetricMeans
+from GenSelfDiff.pretrain import SS_diff
+from GenSelfDiff.training import AveragedWeights
+from GenSelfDiff.unet import DiffusionNet, SegNet
+
+META = torch.device("meta")
+ALL_LOSSES = typing.get_args(LossName)
+
+
+def batch():
+    return {
+        "image": torch.zeros(4, 3, 16, 16, device=META),
+        "label": torch.zeros(4, 16, 16, dtype=torch.long, device=META),
+        "seed": torch.zeros(4, dtype=torch.long, device=META),
+    }
+
+
+STAGES = {
+    "pretrain": lambda: (SS_diff.NoisePrediction(SS_diff.Settings(), 16, META), DiffusionNet(8).to(META)),
+    "finetune": lambda: (Diff_Seg.Segmentation(Diff_Seg.Settings(losses=ALL_LOSSES)), SegNet(8, 3).to(META)),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_step_waits_for_nothing(name):
+    stage, model = STAGES[name]()
+    mean, means = AveragedWeights(model, 0.9), MetricMeans()
+    loss, figures = stage.training_loss(model, batch())
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    mean.update(3)
+    means.add(figures)
+    means.add(stage.validation_metrics(model, batch()))
+    assert loss.device == META and {pair.device for pair in means.pairs.values()} == {META}
+
+
+def test_the_test_notices():
+    with pytest.raises(RuntimeError):
+        float(torch.zeros((), device=META))
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.zeros(3, device=META)[torch.zeros(3, dtype=torch.bool, device=META)]
