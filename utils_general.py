@@ -39,6 +39,7 @@ PATCH_SIZE = 256  # pixels of the paper's patches, and of published checkpoints,
 SIDE_MULTIPLE = 8  # the U-Net halves its input three times: sides of patches are multiples of this
 SHEET_COLUMNS = 8  # of a contact sheet
 SHEET = SHEET_COLUMNS**2  # images on it
+DPI = 120  # of figures
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DISK_TROUBLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # no room, or a broken disk
@@ -231,7 +232,7 @@ def save_figure(figure: Any, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight", pil_kwargs={"compress_level": 3})
+        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pil_kwargs={"compress_level": 3})
     plt.close(figure)
 
 

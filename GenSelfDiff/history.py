@@ -66,22 +66,16 @@ class TensorBoard:
 
 
 def draw_curves(history: pd.DataFrame, title: str, path: Path) -> None:
-    """Training and validation loss over the epochs, logarithmic, as a picture."""
+    """Training and validation loss over the epochs, as a picture."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    from GenSelfDiff.curves import draw_curve
+
     figure, axes = plt.subplots(figsize=(7, 4))
-    for column, label in (("train_loss", "training"), ("val_loss", "validation")):
-        if column in history:
-            axes.plot(history.epoch, history[column], label=label, marker="." if len(history) < 30 else None)
-    if "val_loss" in history:
-        best = history.val_loss.idxmin()
-        axes.plot(history.epoch[best], history.val_loss[best], "o", mfc="none", color="black", label="best epoch")
-    axes.set(xlabel="epoch", ylabel="loss an image", title=title, yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False)
+    draw_curve(axes, history, "loss", f"{title}: loss an image")
     save_figure(figure, path)
     del figure, axes
     gc.collect()  # a figure is made of cycles: left among the memory of the next steps, it costs up to 45 MB an epoch

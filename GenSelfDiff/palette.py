@@ -1,4 +1,4 @@
-"""Colours of classes, and the contours of objects in them: the same in a test's figures and on whole images."""
+"""Colours: of classes and of the contours of objects, in a test's figures and on whole images; of lines in charts."""
 
 import numpy as np
 from skimage.segmentation import find_boundaries
@@ -11,6 +11,8 @@ PALETTE = np.array(
     ],
     dtype=np.uint8,
 )
+INK = "#010203"  # lines and text: black in a PNG; in the report's page it becomes the colour of the text around
+SERIES = ("#3d85c6", "#c9741f", "#8a6fc0", "#4f9a5b")  # what a chart compares: told apart on white and on black
 
 
 def colours(class_map: np.ndarray) -> np.ndarray:

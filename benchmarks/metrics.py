@@ -22,8 +22,8 @@ import pandas as pd
 from scipy.spatial.distance import directed_hausdorff
 
 from benchmarks.tables import machine, write_table
-from GenSelfDiff.evaluation.evaluate import mask_figures
-from GenSelfDiff.evaluation.instance_metrics import instance_counts, instance_figures
+from GenSelfDiff.evaluation.evaluate import mask_metrics
+from GenSelfDiff.evaluation.instance_metrics import instance_counts, instance_metrics
 from GenSelfDiff.evaluation.pixel_metrics import confusion_matrix, published_metrics
 from GenSelfDiff.instances import InstanceSettings, to_instances
 from utils_general import ROOT, InputError, at_least, replace_folder, run_script
@@ -128,7 +128,7 @@ def image_figures(true: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
     """All standard figures of one image with one class beside the background; instance maps (H, W)."""
     truth, prediction = (true > 0).astype(np.uint8), (found > 0).astype(np.uint8)
     matrix = confusion_matrix(truth, prediction, 2)
-    return mask_figures(truth, prediction, matrix) | instance_figures(instance_counts(true, found)[None])
+    return mask_metrics(truth, prediction, matrix) | instance_metrics(instance_counts(true, found)[None])
 
 
 def median_times(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

@@ -13,13 +13,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
+from GenSelfDiff.metrics import STANDARD, Metric
 from utils_general import RESULTS, SPLIT_SEED, InputError, read_json
 
-FigureName = Literal[
+MetricName = Literal[
     "Dice", "Jaccard", "HD95", "AJI", "PQ", "object F1", "GlaS F1", "object Dice", "object Hausdorff"
 ]  # fmt: skip
-DISTANCES = ("HD95", "object Hausdorff")  # in pixels; lower is better
+"""The standard metrics that results are compared by"""
 RESAMPLES = 9999
+EQUAL = 1e-12  # relative: values that differ by less are one
 FEWEST = 6  # five images that all agree do so by chance more often than one time in twenty: 2 / 2^5
 BETTER, WORSE, NOT_TOLD = "better", "worse", "not told apart"
 
@@ -32,7 +34,7 @@ class Result:
     folder: Path
     summary: dict[str, Any]
     images: pd.DataFrame
-    """by source image: split, and the standard figures under their names in `FigureName`"""
+    """by source image: split, and the standard metrics under their names in `MetricName`"""
 
     @classmethod
     def read(cls, folder: Path, name: str = "") -> "Result":
@@ -42,8 +44,8 @@ class Result:
         summary = read_json(folder / "summary.json")
         try:
             images = pd.read_csv(folder / "images.csv", dtype={"source": str, "split": str}).set_index("source")
-            images = images.rename(columns=lambda column: column.removesuffix(" (px)"))
-            images = images[["split", *get_args(FigureName)]]
+            columns = {name: STANDARD[name].label for name in get_args(MetricName)}
+            images = images[["split", *columns.values()]].set_axis(["split", *columns], axis=1)
             known = [summary[key] for key in ("classes", "true instances", "confusion matrices")]
         except (OSError, ValueError, KeyError):
             known = []
@@ -52,7 +54,7 @@ class Result:
         return cls(name or folder.name, folder, summary, images)
 
     def means(self) -> dict[str, float]:
-        """The mean over all images of each figure."""
+        """The mean over all images of each metric."""
         return self.images.drop(columns="split").mean().to_dict()
 
     def true_pixels(self) -> dict[str, list[int]]:
@@ -70,7 +72,7 @@ class Estimate:
     high: float
     images: int
     left_out: int
-    """images in which the figure is undefined"""
+    """images in which the metric is undefined"""
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Estimate":
@@ -78,21 +80,21 @@ class Estimate:
         known = values[~np.isnan(values)]
         mean = float(known.mean()) if len(known) else np.nan
         low = high = np.nan
-        if len(known) > 1 and np.ptp(known) < 1e-12 * max(1.0, abs(mean)):  # nothing to resample
+        if len(known) > 1 and np.ptp(known) < EQUAL * max(1.0, abs(mean)):  # nothing to resample
             low = high = mean
         elif len(known) > 1:
             rng = np.random.default_rng(SPLIT_SEED)
             low, high = bootstrap((known,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=rng).confidence_interval
         return cls(mean, float(low), float(high), len(known), len(values) - len(known))
 
-    def verdict(self, figure: str) -> str:
-        """What a difference to another method says: better or worse only if 0 is outside the interval.
+    def verdict(self, metric: Metric) -> str:
+        """What a difference to another method says by a metric: better or worse only if 0 is outside the interval.
 
         Fewer than `FEWEST` images say nothing: the bootstrap knows no values but theirs.
         """
         if self.images < FEWEST or not (self.low > 0 or self.high < 0):
             return NOT_TOLD
-        return BETTER if (self.mean > 0) != (figure in DISTANCES) else WORSE
+        return BETTER if (self.mean > 0) == metric.higher_is_better else WORSE
 
 
 def read_results(names: tuple[str, ...]) -> list[Result]:
@@ -154,31 +156,31 @@ def sections(result: Result) -> dict[str, pd.Index]:
     return splits if len(splits) == 1 else {**splits, "all": result.images.index}
 
 
-def side_by_side(results: list[Result], figures: tuple[str, ...]) -> pd.DataFrame:
-    """A row a figure and image: figure, split, source, and the value of each result."""
+def side_by_side(results: list[Result], metrics: tuple[MetricName, ...]) -> pd.DataFrame:
+    """A row a metric and image: figure (its name), split, source, and the value of each result."""
     first = results[0].images
     tables = [
         pd.DataFrame({
-            "figure": figure, "split": first.split,
-            **{result.name: result.images[figure].reindex(first.index) for result in results},
+            "figure": name, "split": first.split,
+            **{result.name: result.images[name].reindex(first.index) for result in results},
         })
-        for figure in figures
+        for name in metrics
     ]  # fmt: skip
     return pd.concat(tables).reset_index().rename(columns={"index": "source"})
 
 
 def estimates(table: pd.DataFrame, names: list[str]) -> Iterator[dict[str, Any]]:
-    """Of each figure and result its mean: rows with figure, result, and the fields of `Estimate`."""
-    for figure, values in table.groupby("figure", sort=False):
+    """Of each metric and result its mean: rows with figure, result, and the fields of `Estimate`."""
+    for metric, values in table.groupby("figure", sort=False):
         for name in names:
-            yield {"figure": figure, "result": name, **vars(Estimate.of(values[name].to_numpy(float)))}
+            yield {"figure": metric, "result": name, **vars(Estimate.of(values[name].to_numpy(float)))}
 
 
 def differences(table: pd.DataFrame, names: list[str]) -> Iterator[dict[str, Any]]:
-    """Of each figure and result but the first its mean difference from the first, paired; an image undefined in one
+    """Of each metric and result but the first its mean difference from the first, paired; an image undefined in one
     of the two is left out."""
-    for figure, values in table.groupby("figure", sort=False):
+    for metric, values in table.groupby("figure", sort=False):
         for name in names[1:]:
             difference = Estimate.of((values[name] - values[names[0]]).to_numpy(float))
-            verdict = difference.verdict(str(figure))
-            yield {"figure": figure, "result": name, "against": names[0], **vars(difference), "verdict": verdict}
+            verdict = difference.verdict(STANDARD[str(metric)])
+            yield {"figure": metric, "result": name, "against": names[0], **vars(difference), "verdict": verdict}

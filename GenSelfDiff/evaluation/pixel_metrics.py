@@ -1,6 +1,6 @@
-"""Figures of merit: those of the released code under their published names, and the standard ones beside them.
+"""Metrics on pixels and masks: those of the released code under their published names, and the standard ones.
 
-Convention for classes that are absent, in all standard figures: absent in truth and prediction, the figure is NaN and
+Convention for classes that are absent, in all standard metrics: absent in truth and prediction, the value is NaN and
 left out of means; absent in one of them only, Dice, Jaccard, precision, sensitivity, AJI and PQ are 0 and distances are
 the diagonal of the image (specificity and accuracy, which count the true background, are what they are).
 """
@@ -15,9 +15,6 @@ ABSENT_CLASSES = (
     "a class absent from truth and prediction is left out; absent from one of them, overlap figures are 0 and "
     "distances the image's diagonal"
 )
-# Of the published Hausdorff distance: the rows that bound a row's distance, and how many are computed before the rest.
-NEIGHBOURS = np.array([-1, 0, 1])
-FIRST_ROWS = 8
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
@@ -47,19 +44,18 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float) -> np.nd
 
 
 def published_metrics(truth: np.ndarray, prediction: np.ndarray, classes: int) -> dict[str, np.ndarray]:
-    """The released code's figures of one patch, under their published names, for the classes 1 .. C-1, (C-1,) each.
+    """The released code's metrics of one patch, under their published names, for the classes 1 .. C-1, (C-1,) each.
 
     Class maps (H, W). An empty denominator gives 1. Two are not what their names say elsewhere: "AJI" takes every class
     as one object (one number, (1,)), and "Hausdorff_distance" compares the rows of the masks as points.
     """
     matrix = confusion_matrix(truth, prediction, classes)
     tp, fp, fn, tn = (counts[1:] for counts in _counts(matrix))
-    masks = zip(_packed(truth, classes), _packed(prediction, classes), strict=True)
     return {
         "AJI": np.array([_class_map_aji(matrix)]),
         "Jaccard_score": ratio(tp, tp + fp + fn, 1.0),
         "F1_score": ratio(2 * tp, 2 * tp + fp + fn, 1.0),
-        "Hausdorff_distance": np.array([_row_hausdorff(*pair) for pair in masks]),
+        "Hausdorff_distance": np.array([row_hausdorff(truth == c, prediction == c) for c in range(1, classes)]),
         "accuracy": (tp + tn) / matrix.sum(),
         "sensitivity": ratio(tp, tp + fn, 1.0),
         "precision": ratio(tp, tp + fp, 1.0),
@@ -85,52 +81,27 @@ def _class_map_aji(matrix: np.ndarray) -> float:
     return intersection / union if union else 1.0
 
 
-def _packed(class_map: np.ndarray, classes: int) -> np.ndarray:
-    """The masks of the classes 1 .. C-1 of a class map (H, W), 64 pixels of a row a number: uint64 (C-1, W / 64, H)."""
-    masks = class_map.astype(np.uint8) == np.arange(1, classes, dtype=np.uint8)[:, None, None]
-    packed = np.packbits(masks, axis=-1)
-    filled = np.pad(packed, ((0, 0), (0, 0), (0, -packed.shape[-1] % 8)))
-    return np.ascontiguousarray(np.ascontiguousarray(filled).view(np.uint64).swapaxes(1, 2))
+def row_hausdorff(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """The released "Hausdorff": the rows of two boolean masks (H, W) as points of W coordinates, both ways.
 
-
-def _row_hausdorff(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """The released "Hausdorff": the rows of two masks as points of W coordinates, both ways; packed, (W / 64, H)."""
-    one_way = _farthest_row(truth, prediction, 0)
-    return math.sqrt(_farthest_row(prediction, truth, one_way))
-
-
-def _farthest_row(a: np.ndarray, b: np.ndarray, farthest: int) -> int:
-    """The largest squared distance from a row of `a` to the nearest of `b`, at least `farthest`; masks (W / 64, H).
-
-    A squared distance is a number of differing pixels. The rows about the same height bound it for each row. Rows of
-    the largest bounds come first; one whose bound is no larger than what was found already cannot change it.
+    Squared distances are |a|^2 + |b|^2 - 2 a b^T: numbers of pixels, exact in float32.
     """
-    height = a.shape[1]
-    about = (np.arange(height) + NEIGHBOURS[:, None]) % height
-    bounds = np.bitwise_count(a[:, None] ^ b[:, about]).sum(0, dtype=np.int32).min(0)
-    order = np.argsort(-bounds)
-    start, number = 0, FIRST_ROWS
-    while start < height and bounds[order[start]] > farthest:
-        rows = order[start : start + number]
-        differing = np.zeros((len(rows), height), np.int32)
-        for ours, others in zip(a[:, rows], b, strict=True):
-            differing += np.bitwise_count(ours[:, None] ^ others)
-        farthest = max(farthest, int(differing.min(1).max()))
-        start, number = start + number, 2 * number
-    return farthest
+    a, b = truth.astype(np.float32), prediction.astype(np.float32)
+    squared = a.sum(1)[:, None] + b.sum(1) - 2 * a @ b.T
+    return math.sqrt(max(squared.min(0).max(), squared.min(1).max()))
 
 
 # --- standard ---
 
 
 def overlap_metrics(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """Figures of every class, (C,) each, from a confusion matrix of one image, or of many added up.
+    """Metrics of every class, (C,) each, from a confusion matrix of one image, or of many added up.
 
     Specificity is NaN, too, where every pixel belongs to the class.
     """
     tp, fp, fn, tn = _counts(matrix)
     absent = tp + fp + fn == 0
-    figures = {
+    metrics = {
         "Dice": ratio(2 * tp, 2 * tp + fp + fn, 0.0),
         "Jaccard": ratio(tp, tp + fp + fn, 0.0),
         "precision": ratio(tp, tp + fp, 0.0),
@@ -138,7 +109,7 @@ def overlap_metrics(matrix: np.ndarray) -> dict[str, np.ndarray]:
         "specificity": ratio(tn, tn + fp, math.nan),
         "accuracy": (tp + tn) / matrix.sum(),
     }
-    return {name: np.where(absent, np.nan, values) for name, values in figures.items()}
+    return {name: np.where(absent, np.nan, values) for name, values in metrics.items()}
 
 
 def boundary(mask: np.ndarray) -> np.ndarray:

@@ -19,14 +19,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from GenSelfDiff.report.table_files import is_distance
-from GenSelfDiff.report.training_record import Stage
+from GenSelfDiff.curves import draw_curve
+from GenSelfDiff.evaluation.calibration import calibration_error
+from GenSelfDiff.metrics import STANDARD, Metric
+from GenSelfDiff.palette import INK, SERIES
+from GenSelfDiff.report.training_record import StageRecord
 from utils_general import save_figure
 
-INK = "#010203"  # black in a PNG; in an SVG it becomes the colour of the text around
-COLOURS = ("#3d85c6", "#c9741f", "#8a6fc0", "#4f9a5b")  # told apart on white and on black
 MARKERS = ("o", "s", "^", "D")
 STYLE = {
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
@@ -43,6 +43,8 @@ STYLE = {
 }
 WIDTH = 4.8  # inches of a panel: its text is legible on a phone
 MOST_DOTS = 100  # images; more become a box plot
+ROW = 0.8  # share of its row that a metric's strips fill
+GOLDEN = 0.618  # ratio: its multiples, modulo 1, fill an interval evenly
 
 
 @dataclass(frozen=True)
@@ -91,92 +93,54 @@ def to_svg(panel: Panel, name: str, description: str) -> str:
 # --- training ---
 
 
-def curves(stage: Stage) -> list[Panel]:
+def curves(stage: StageRecord) -> list[Panel]:
     """Losses of a training run over its epochs and, where the history has it, Dice; nothing without a history."""
     if stage.history is None:
         return []
     titles = {"loss": "loss an image", "dice": "Dice, pooled"}
     return [
-        Panel(partial(_curve, history=stage.history, figure=figure, title=f"{stage.name}: {title}"))
-        for figure, title in titles.items()
-        if f"train_{figure}" in stage.history
+        Panel(partial(draw_curve, history=stage.history, name=name, title=f"{stage.name}: {title}"))
+        for name, title in titles.items()
+        if f"train_{name}" in stage.history
     ]
-
-
-def _curve(ax: Axes, history: pd.DataFrame, figure: str, title: str) -> None:
-    columns = {"training": f"train_{figure}", "held out": f"val_{figure}"}
-    lines = {label: history[column] for label, column in columns.items() if column in history}
-    dots = "o" if len(history) < 30 else None
-    for (label, values), colour in zip(lines.items(), COLOURS, strict=False):
-        ax.plot(history.epoch, values, marker=dots, markersize=4, color=colour, label=label)
-    if "val_loss" in history and history.val_loss.notna().any() and "held out" in lines:
-        best = history.val_loss.idxmin()
-        ring = {"mfc": "none", "mec": INK, "markersize": 9, "label": "best epoch"}
-        ax.plot(history.epoch[best], lines["held out"][best], "o", **ring)
-    _logarithmic_if_wide(ax, pd.concat(lines).to_numpy())
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(history) == 1:
-        ax.set_xlim(history.epoch[0] - 1, history.epoch[0] + 1)  # else the ticks are thousandths of an epoch
-    ax.set(xlabel="epoch", title=title)
-    ax.grid(axis="y")
-    ax.legend()
-
-
-def _logarithmic_if_wide(ax: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis where the values span more than one power of ten."""
-    values = values[np.isfinite(values)]
-    if len(values) and values.min() > 0 and values.max() > 10 * values.min():
-        ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_minor_locator(NullLocator())
 
 
 # --- distribution over images ---
 
 
 def distribution(images: pd.DataFrame) -> list[Panel]:
-    """Every figure of every image, a dot each (a box above `MOST_DOTS` images): ratios, and distances in pixels.
+    """Every metric of every image, a dot each (a box above `MOST_DOTS` images): shares, and distances in pixels.
 
-    `images` is `evaluation.Figures.images`; of the figures, those that are means over the classes.
+    `images` is `Evaluation.images`; of the metrics, the means over the classes.
     """
-    names = [n for n in images if n not in ("source", "split") and ":" not in n and images[n].notna().any()]
+    known = [m for m in STANDARD.values() if m.label in images and images[m.label].notna().any()]
     kinds = {
-        "each image: overlap and objects": [n for n in names if not is_distance(n)],
-        "each image: distances in pixels": [n for n in names if is_distance(n)],
+        "each image: overlap and objects": [m for m in known if not m.unit],
+        "each image: distances in pixels": [m for m in known if m.unit],
     }
     row = 0.1 + 0.12 * images.split.nunique()  # inches
     return [
-        Panel(partial(_strips, images=images, names=group, title=title), 0.9 + row * len(group))
+        Panel(partial(_strips, images=images, metrics=group, title=title), 0.9 + row * len(group))
         for title, group in kinds.items()
         if group
     ]
 
 
-def _strips(ax: Axes, images: pd.DataFrame, names: list[str], title: str) -> None:
-    """A row a figure, in it a line of dots a split, and the median as a stroke."""
+def _strips(ax: Axes, images: pd.DataFrame, metrics: list[Metric], title: str) -> None:
+    """A row a metric, in it a strip a split."""
     splits = list(images.split.unique())
-    height = 0.8 / len(splits)
+    height = ROW / len(splits)
     for k, split in enumerate(splits):
         rows = images[images.split == split]
-        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
-        for y, name in enumerate(names):
-            values, middle = rows[name].dropna().to_numpy(float), y + (k - (len(splits) - 1) / 2) * height
-            if len(values) > MOST_DOTS:
-                style = {part: {"color": colour} for part in ("boxprops", "whiskerprops", "capprops", "medianprops")}
-                box = {"whis": (5, 95), "showfliers": False, "widths": height * 0.6, "manage_ticks": False}
-                ax.boxplot(values, positions=[middle], orientation="horizontal", **box, **style)
-            elif len(values):
-                scatter = (np.arange(len(values)) * 0.618 % 1 - 0.5) * height * 0.5  # spread evenly, the same each time
-                ax.plot(
-                    np.sort(values), middle + scatter, marker, ms=4.5, mew=0, color=colour, alpha=0.75, clip_on=False
-                )
-                ax.vlines(np.median(values), middle - height * 0.42, middle + height * 0.42, color=INK, lw=1.6)
+        colour, marker = SERIES[k % len(SERIES)], MARKERS[k % len(MARKERS)]
+        for y, metric in enumerate(metrics):
+            values, middle = rows[metric.label].dropna().to_numpy(float), y + (k - (len(splits) - 1) / 2) * height
+            _strip(ax, values, middle=middle, height=height, colour=colour, marker=marker)
         ax.plot([], [], marker, ms=4.5, mew=0, color=colour, label=split)
     ax.plot([], [], "|", ms=9, mew=1.6, color=INK, label="median")
-    ax.set_yticks(range(len(names)), [name.removesuffix(" (px)") for name in names])
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.set_xlim(0, None if is_distance(names[0]) else 1.02)
+    ax.set_yticks(range(len(metrics)), [metric.name for metric in metrics])
+    ax.set_ylim(len(metrics) - 0.4, -0.6)
+    ax.set_xlim(0, None if metrics[0].unit else 1.02)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.grid(axis="x")
@@ -184,17 +148,19 @@ def _strips(ax: Axes, images: pd.DataFrame, names: list[str], title: str) -> Non
     ax.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=4, handletextpad=0.2, borderaxespad=2.4)  # below the axis
 
 
+def _strip(ax: Axes, values: np.ndarray, *, middle: float, height: float, colour: str, marker: str) -> None:
+    """One split's values of a metric: a dot each and the median as a stroke, or a box where they are many."""
+    if len(values) > MOST_DOTS:
+        style = {part: {"color": colour} for part in ("boxprops", "whiskerprops", "capprops", "medianprops")}
+        box = {"whis": (5, 95), "showfliers": False, "widths": height * 0.6, "manage_ticks": False}
+        ax.boxplot(values, positions=[middle], orientation="horizontal", **box, **style)
+    elif len(values):
+        scatter = (np.arange(len(values)) * GOLDEN % 1 - 0.5) * height * 0.5  # spread evenly, the same each time
+        ax.plot(np.sort(values), middle + scatter, marker, ms=4.5, mew=0, color=colour, alpha=0.75, clip_on=False)
+        ax.vlines(np.median(values), middle - height * 0.42, middle + height * 0.42, color=INK, lw=1.6)
+
+
 # --- confidence ---
-
-
-def calibration_error(calibration: np.ndarray) -> float:
-    """Expected calibration error (Guo et al., 2017) of `evaluation.Figures.calibration` (bins, 3).
-
-    The mean over all pixels of the gap, bin by bin, between how sure the network was and how often it was right. NaN
-    without a pixel.
-    """
-    number, confidence, right = calibration.T
-    return float(np.abs(confidence - right).sum() / number.sum()) if number.sum() else float("nan")
 
 
 def reliability(calibration: np.ndarray) -> list[Panel]:
@@ -212,8 +178,8 @@ def _reliability(ax: Axes, calibration: np.ndarray) -> None:
     sure, correct = confidence / number, right / number
     low = _lowest(calibration)
     ax.plot([0, 1], [0, 1], "--", color=INK, lw=1, alpha=0.6, label="as sure as right")
-    ax.vlines(sure, np.minimum(sure, correct), np.maximum(sure, correct), color=COLOURS[1], lw=2.5, label="gap")
-    ax.plot(sure, correct, "o-", color=COLOURS[0], ms=4.5, lw=1.2, label="observed")
+    ax.vlines(sure, np.minimum(sure, correct), np.maximum(sure, correct), color=SERIES[1], lw=2.5, label="gap")
+    ax.plot(sure, correct, "o-", color=SERIES[0], ms=4.5, lw=1.2, label="observed")
     ax.set_xlim(low, 1.01)
     ax.set_ylim(min(low, *correct) - 0.02 if len(correct) else low, 1.02)
     ax.set(xlabel="probability of the predicted class", ylabel="share of pixels that are right")
@@ -225,7 +191,7 @@ def _reliability(ax: Axes, calibration: np.ndarray) -> None:
 def _confidence(ax: Axes, calibration: np.ndarray) -> None:
     edges = np.linspace(0, 1, len(calibration) + 1)
     share = calibration[:, 0] / max(calibration[:, 0].sum(), 1)
-    ax.bar(edges[:-1], share, 1 / len(calibration), align="edge", color=COLOURS[0], edgecolor="none")
+    ax.bar(edges[:-1], share, 1 / len(calibration), align="edge", color=SERIES[0], edgecolor="none")
     ax.set_xlim(_lowest(calibration), 1.01)
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     ax.set(xlabel="probability of the predicted class", title="confidence: share of all pixels")

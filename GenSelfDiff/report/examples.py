@@ -9,26 +9,28 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from GenSelfDiff.data import Patches
-from GenSelfDiff.evaluation.evaluate import Image, stitch
+from GenSelfDiff.evaluation.evaluate import Evaluation
+from GenSelfDiff.evaluation.images import LABEL_MAPS, PredictedImage, read_again
+from GenSelfDiff.metrics import STANDARD
 from GenSelfDiff.palette import colours
-from GenSelfDiff.report import pictures
-from GenSelfDiff.report.table_files import shown
-from utils_general import read_index_map
+from GenSelfDiff.patches import Patches
+from GenSelfDiff.report.image_figures import draw_example
+from GenSelfDiff.report.overlays import contours, error_kinds, errors, on_tissue
 
-RANKED_BY = "Dice"
+RANKED_BY = STANDARD["Dice"]
 EMBEDDED = 800  # pixels of the longer side in the page, where a picture can be enlarged to the page's width
+QUALITY = 78  # of its JPEGs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """What the page shows of an image; pictures are data URIs."""
 
     rank: str
     source: str
     split: str
-    figures: pd.Series
-    """its row of `evaluation.Figures.images`"""
+    metrics: pd.Series
+    """its row of `Evaluation.images`"""
     pictures: dict[str, str]
     """image, truth, prediction, errors"""
     contours: str
@@ -36,16 +38,17 @@ class Example:
     size: tuple[int, int]
     """width and height of the pictures, pixels"""
     error_kinds: list[str]
-    """which of `pictures.ERRORS` there can be"""
+    """which of `overlays.ERRORS` there can be"""
 
 
 def choose(images: pd.DataFrame) -> dict[str, pd.Series]:
-    """Best, median and worst row of `evaluation.Figures.images` by Dice, by rank; fewer where there are fewer images.
+    """Best, median and worst row of `Evaluation.images` by Dice, by rank; fewer where there are fewer images.
 
     Images without Dice (no class but the background in truth and prediction) are not ranked, unless all are so.
     """
-    ranked = images.dropna(subset=[RANKED_BY]) if images[RANKED_BY].notna().any() else images
-    ranked = ranked.sort_values(RANKED_BY, ascending=False, kind="stable")
+    by = RANKED_BY.label
+    ranked = images.dropna(subset=[by]) if images[by].notna().any() else images
+    ranked = ranked.sort_values(by, ascending=False, kind="stable")
     if len(ranked) == 1:
         return {"only": ranked.iloc[0]}
     places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
@@ -54,75 +57,46 @@ def choose(images: pd.DataFrame) -> dict[str, pd.Series]:
     return {rank: ranked.iloc[place] for rank, place in places.items()}
 
 
-def draw_examples(images: pd.DataFrame, patches: Patches, classes: list[str], folder: Path) -> list[Example]:
-    """Draw `examples/<rank>_<source>.png` in the results `folder`, which holds the label maps, and what the page shows.
-
-    `images` is `evaluation.Figures.images`.
-    """
+def draw_examples(patches: Patches, evaluation: Evaluation, results: Path) -> list[Example]:
+    """Draw `examples/<rank>_<source>.png` in the `results`, which hold the label maps, and what the page shows."""
     examples = []
-    for rank, row in choose(images).items():
-        image = read_again(patches, row.source, row.split, folder / "label_maps")
-        title = f"{rank}: {row.source} ({row.split}), {RANKED_BY} {shown(RANKED_BY, row[RANKED_BY])}"
-        pictures.draw_example(image, classes, title, folder / "examples" / f"{rank}_{row.source}.png")
-        examples.append(_embed(rank, row, image, classes))
+    for rank, row in choose(evaluation.images).items():
+        image = read_again(patches, row.source, row.split, results / LABEL_MAPS)
+        title = f"{rank}: {row.source} ({row.split}), {RANKED_BY.label} {RANKED_BY.text(row[RANKED_BY.label])}"
+        draw_example(image, evaluation.classes, title, results / "examples" / f"{rank}_{row.source}.png")
+        examples.append(_embed(rank, row, image, evaluation.classes))
     return examples
 
 
-def read_again(patches: Patches, source: str, split: str, label_maps: Path) -> Image:
-    """A tested image from its patches and its label maps, so that no test keeps all its images in memory.
-
-    The probabilities are not kept: `confidence` is NaN. Where the annotation has no instances, the classes stand for
-    them, whose contours are the same.
-    """
-    rows = patches.index[(patches.index.source == source) & (patches.index.split == split)]
-    corners = list(zip(rows.x - rows.x.min(), rows.y - rows.y.min(), strict=True))
-    truth = stitch(np.stack([patches.label(i) for i in rows.patch]), corners)
-    instances = (
-        stitch(np.stack([patches.instances(i) for i in rows.patch]), corners) if patches.has_instances else truth
-    )
-    pixels = stitch(np.stack([patches.image(i) for i in rows.patch]), corners)
-    return Image(
-        source=source,
-        split=split,
-        pixels=pixels,
-        covered=stitch(np.ones((len(rows), *patches.image(rows.patch.iloc[0]).shape[:2]), bool), corners),
-        truth=truth,
-        prediction=read_index_map(label_maps / f"{source}_classes.png"),
-        confidence=np.full(truth.shape, np.nan, np.float32),
-        true_instances=instances,
-        instances=read_index_map(label_maps / f"{source}_instances.png"),
-    )
-
-
-def shrink(image: Image, longest: int) -> Image:
+def shrink(image: PredictedImage, longest: int) -> PredictedImage:
     """The image at most `longest` pixels wide and high: tissue filtered, maps by nearest neighbours."""
     height, width = image.truth.shape
     scale = min(1, longest / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     tissue = PIL.Image.fromarray(image.pixels).resize(size, PIL.Image.Resampling.LANCZOS)
     y, x = (np.arange(n) * side // n for n, side in zip(size[::-1], (height, width), strict=True))
-    names = ("covered", "truth", "prediction", "confidence", "true_instances", "instances")
+    names = ("covered", "truth", "prediction", "true_instances", "instances")
     return replace(image, pixels=np.asarray(tissue), **{name: getattr(image, name)[np.ix_(y, x)] for name in names})
 
 
-def _embed(rank: str, row: pd.Series, image: Image, classes: list[str]) -> Example:
+def _embed(rank: str, row: pd.Series, image: PredictedImage, classes: list[str]) -> Example:
     """The pictures of the page; contours are drawn after shrinking, so that they stay one pixel wide."""
     small = shrink(image, EMBEDDED)
     shown = {
         "image": small.pixels,
-        "truth": pictures.on_tissue(small, colours(small.truth), small.truth > 0),
-        "prediction": pictures.on_tissue(small, colours(small.prediction), small.prediction > 0),
-        "errors": pictures.errors(small),
+        "truth": on_tissue(small, colours(small.truth), small.truth > 0),
+        "prediction": on_tissue(small, colours(small.prediction), small.prediction > 0),
+        "errors": errors(small),
     }
     return Example(
-        rank,
-        row.source,
-        row.split,
-        row,
-        {kind: data_uri(picture, "jpeg", quality=78, subsampling=0) for kind, picture in shown.items()},
-        data_uri(pictures.contours(small), "png", optimize=True),
-        small.truth.shape[::-1],
-        pictures.error_kinds(image, classes),
+        rank=rank,
+        source=row.source,
+        split=row.split,
+        metrics=row,
+        pictures={kind: data_uri(picture, "jpeg", quality=QUALITY, subsampling=0) for kind, picture in shown.items()},
+        contours=data_uri(contours(small), "png", optimize=True),
+        size=small.truth.shape[::-1],
+        error_kinds=error_kinds(image, classes),
     )
 
 

@@ -1,6 +1,5 @@
 """The report of a test as one page that opens anywhere: no script, nothing loaded, all pictures inside."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,38 +8,41 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from GenSelfDiff.data import Patches
-from GenSelfDiff.evaluation.evaluate import BY_IMAGE, BY_INSTANCE, Figures
+from GenSelfDiff.evaluation.calibration import calibration_error
+from GenSelfDiff.evaluation.evaluate import Evaluation
 from GenSelfDiff.evaluation.pixel_metrics import ABSENT_CLASSES
+from GenSelfDiff.metrics import STANDARD, UNDEFINED
 from GenSelfDiff.palette import colours
-from GenSelfDiff.report import charts, pictures
+from GenSelfDiff.patches import Patches
+from GenSelfDiff.report import charts
 from GenSelfDiff.report.examples import RANKED_BY, Example
-from GenSelfDiff.report.table_files import NOTHING, groups, is_distance, shown
-from GenSelfDiff.report.training_record import Stage
+from GenSelfDiff.report.overlays import ERRORS
+from GenSelfDiff.report.table_files import groups
+from GenSelfDiff.report.training_record import StageRecord
 from utils_general import replace_file
 
 TEMPLATE = "report.html.jinja"
 MOST_ROWS = 200  # images listed in the page; images.csv has all
 HEADLINES = {  # what is told first, by how class maps become objects: those of nuclei, and those of glands
-    "watershed": ("Dice", "Jaccard", "AJI", "PQ", "object F1", "HD95 (px)"),
-    "components": ("Dice", "Jaccard", "object F1", "object Dice", "object Hausdorff (px)", "HD95 (px)"),
+    "watershed": ("Dice", "Jaccard", "AJI", "PQ", "object F1", "HD95"),
+    "components": ("Dice", "Jaccard", "object F1", "object Dice", "object Hausdorff", "HD95"),
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What the report tells."""
 
     name: str
     """of what was tested"""
-    figures: Figures
+    evaluation: Evaluation
     patches: Patches
     settings: dict[str, Any]
     """of the test"""
-    stages: list[Stage]
+    stages: list[StageRecord]
     """how it was trained, as far as that is known"""
-    seconds: Counter
-    """of the test: in "all", and of these for the "network" and for "pictures" """
+    seconds: dict[str, float]
+    """of the test: in "all", and of these for the "network" and for "pictures", its label maps"""
 
 
 def write_page(path: Path, facts: Facts, examples: list[Example]) -> None:
@@ -52,50 +54,45 @@ def write_page(path: Path, facts: Facts, examples: list[Example]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "shown": lambda value, name: shown(name, value),
-        "brief": lambda value, name: brief(name, value),
-        "text": text,
-    }
+    environment.filters["text"] = text
     page = environment.get_template(TEMPLATE).render(
         facts=facts,
-        figures=facts.figures,
+        evaluation=facts.evaluation,
         data_set=facts.patches.data_set,
         examples=examples,
-        colours=_colours(facts.figures.classes),
+        colours=_colours(facts.evaluation.classes),
         costs=costs(facts),
         settings={"test": facts.settings, **{stage.name: stage.settings for stage in facts.stages if stage.settings}},
-        **_tables(facts.figures),
+        **_tables(facts.evaluation),
         **_charts(facts),
     )
     with replace_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _tables(figures: Figures) -> dict[str, Any]:
-    """The figures as the template wants them."""
-    table, images = figures.table(), figures.images
+def _tables(evaluation: Evaluation) -> dict[str, Any]:
+    """The metrics as the template wants them."""
+    table, images = evaluation.table(), evaluation.images
     return {
-        "splits": list(figures.matrices),
-        "headlines": headlines(figures, table),
+        "splits": list(evaluation.matrices),
+        "headlines": headlines(evaluation, table),
         "tables": [(*averaging.partition(": ")[::2], group) for averaging, group in groups(table).items()],
         "absent_classes": ABSENT_CLASSES,
-        "images": images.sort_values(RANKED_BY, na_position="last", kind="stable").head(MOST_ROWS),
-        "image_figures": [name for name in images if name not in ("source", "split") and ":" not in name],
-        "ranked_by": RANKED_BY,
-        "matrix": (matrix := sum(figures.matrices.values())),
+        "images": images.sort_values(RANKED_BY.label, na_position="last", kind="stable").head(MOST_ROWS),
+        "metrics": list(STANDARD.values()),
+        "ranked_by": RANKED_BY.label,
+        "matrix": (matrix := sum(evaluation.matrices.values())),
         "shares": charts.shares(matrix),
     }
 
 
-def headlines(figures: Figures, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The first figures that a reader wants: name, mean over images, lowest and highest, and the mean of each split."""
+def headlines(evaluation: Evaluation, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The first metrics that a reader wants: mean over images, lowest and highest, and the mean of each split."""
     told = []
-    for name in HEADLINES[figures.method]:
-        row = table.loc[(BY_IMAGE, name)] if (BY_IMAGE, name) in table.index else table.loc[(BY_INSTANCE, name)]
-        values = figures.images[name]
+    for metric in (STANDARD[name] for name in HEADLINES[evaluation.method]):
+        row, values = table.loc[(metric.mean, metric.label)], evaluation.images[metric.label]
         told.append({
-            "name": name,
+            "metric": metric,
             "mean": row.iloc[-1],  # of all splits, or of the only one
             "range": (values.min(), values.max()),
             "splits": row.iloc[:-1].to_dict(),
@@ -105,7 +102,7 @@ def headlines(figures: Figures, table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _charts(facts: Facts) -> dict[str, Any]:
     """The charts as elements of the page."""
-    images, calibration = facts.figures.images, facts.figures.calibration
+    images, calibration = facts.evaluation.images, facts.evaluation.calibration
     curves = [(stage, panel) for stage in facts.stages for panel in charts.curves(stage)]
     panels = {
         "distribution": [
@@ -122,7 +119,7 @@ def _charts(facts: Facts) -> dict[str, Any]:
         kind: [charts.to_svg(panel, f"{kind}{k}", words) for k, (panel, words) in enumerate(described)]
         for kind, described in panels.items()
     }
-    return {"charts": svgs, "calibration_error": charts.calibration_error(calibration)}
+    return {"charts": svgs, "calibration_error": calibration_error(calibration)}
 
 
 def _colours(classes: list[str]) -> dict[str, dict[str, str]]:
@@ -130,15 +127,8 @@ def _colours(classes: list[str]) -> dict[str, dict[str, str]]:
     of_class = {name: colours(np.array(c)) for c, name in enumerate(classes) if c}
     return {
         kind: {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in group.items()}
-        for kind, group in (("classes", of_class), ("errors", pictures.ERRORS))
+        for kind, group in (("classes", of_class), ("errors", ERRORS))
     }
-
-
-def brief(name: str, value: float) -> str:
-    """A figure where it is told in passing: a digit less than in a table."""
-    if pd.isna(value):
-        return NOTHING
-    return f"{value:.1f}" if is_distance(name) else f"{value:.3f}"
 
 
 # --- what it cost ---
@@ -149,10 +139,10 @@ def costs(facts: Facts) -> dict[str, dict[str, str]]:
     columns = {stage.name: _cost_of_training(stage) for stage in facts.stages}
     columns["test"] = _cost_of_test(facts)
     rows = list(dict.fromkeys(row for column in columns.values() for row in column))
-    return {row: {name: column.get(row, NOTHING) for name, column in columns.items()} for row in rows}
+    return {row: {name: column.get(row, UNDEFINED) for name, column in columns.items()} for row in rows}
 
 
-def _cost_of_training(stage: Stage) -> dict[str, str]:
+def _cost_of_training(stage: StageRecord) -> dict[str, str]:
     settings = {"computed on": "device", "batch size": "batch_size", "precision": "precision"}
     cost = {row: text(stage.settings[name]) for row, name in settings.items() if name in stage.settings}
     if stage.history is not None:
@@ -166,7 +156,7 @@ def _cost_of_training(stage: Stage) -> dict[str, str]:
 
 
 def _cost_of_test(facts: Facts) -> dict[str, str]:
-    number = len(facts.figures.images)
+    number = len(facts.evaluation.images)
     evaluation = facts.seconds["all"] - facts.seconds["pictures"]
     cost = {
         "an image, prediction": duration(facts.seconds["network"] / number),
@@ -192,7 +182,7 @@ def duration(seconds: float) -> str:
 def text(value: Any) -> str:
     """A setting in words."""
     if value is None:
-        return NOTHING
+        return UNDEFINED
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

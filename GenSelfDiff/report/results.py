@@ -2,25 +2,25 @@
 
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from tqdm import tqdm
 
-from GenSelfDiff.data import Patches
-from GenSelfDiff.evaluation.evaluate import Figures, Image, check_patches, evaluate
+from GenSelfDiff.evaluation.calibration import calibration_error
+from GenSelfDiff.evaluation.evaluate import Evaluation, check_patches, evaluate
+from GenSelfDiff.evaluation.images import LABEL_MAPS, read_again, write_label_maps
 from GenSelfDiff.evaluation.pixel_metrics import ABSENT_CLASSES
 from GenSelfDiff.instances import InstanceSettings
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.predictor import Predictor
-from GenSelfDiff.report import charts, pictures
+from GenSelfDiff.report import charts, image_figures
 from GenSelfDiff.report.examples import draw_examples
 from GenSelfDiff.report.page import Facts, write_page
 from GenSelfDiff.report.table_files import write_tables
-from GenSelfDiff.report.training_record import Stage
+from GenSelfDiff.report.training_record import StageRecord
 from utils_general import MONUSEG, InputError, at_least, plain, replace_folder, write_json
 
 MARKER = "summary.json"
@@ -48,94 +48,80 @@ class Method:
     classes: list[str]
     about: dict[str, Any] = field(default_factory=dict)
     """what the summary and the report say of it beside the settings"""
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[StageRecord] = field(default_factory=list)
     """how it was trained"""
 
 
-class Drawing:
-    """Drawing, which must not cost the results of a test: the first failure is kept until they are safe."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-
-    @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Keep what fails inside."""
-        try:
-            yield
-        except Exception as error:  # whatever it is: the figures are worth more than a picture of them
-            self.error = self.error or error
-
-    def raise_again(self, results: Path) -> None:
-        """Say what is missing, and end with the failure."""
-        if self.error:
-            print(f"the report or a picture could not be drawn; the tables in {results} are complete", file=sys.stderr)
-            raise self.error
-
-
 def run_test(settings: ReportSettings, output: Path, patches: Patches, method: Method) -> None:
-    """Check, evaluate, write the results folder, print the table."""
+    """Check, evaluate, write the results folder, print the table; then draw, which cannot cost the results any more."""
     at_least(settings, pictures=0, minimum_area=0, peak_distance=1, largest_hole=0, smoothing=0)
-    classes = _class_names(patches, method.classes)
+    method = replace(method, classes=_class_names(patches, method.classes))
     output = output.absolute()
-    drawing, seconds = Drawing(), Counter()
     with replace_folder(output, MARKER, settings.overwrite) as folder:
-        check_patches(patches, len(classes))
-        figures = _evaluate(settings, patches, method, classes, folder, drawing, seconds)
+        check_patches(patches, len(method.classes))
+        evaluation, seconds = _evaluate(settings, patches, method, folder / LABEL_MAPS)
         about = {**plain(settings), **method.about}
-        write_tables(figures, folder)
-        write_json(folder / MARKER, _summary(figures, about, seconds))
-        with drawing.attempt():
-            _draw(folder, Facts(method.name, figures, patches, about, method.stages, seconds))
-    _print(figures)
+        write_tables(evaluation, folder)
+        write_json(folder / MARKER, _summary(evaluation, about, seconds))
+    _print(evaluation)
+    facts = Facts(
+        name=method.name,
+        evaluation=evaluation,
+        patches=patches,
+        settings=about,
+        stages=method.stages,
+        seconds=seconds,
+    )
+    _draw(output, facts, settings.pictures)
     print(f"report.html, tables, pictures and label maps are in {output}")
-    drawing.raise_again(output)
 
 
 def _evaluate(
-    settings: ReportSettings,
-    patches: Patches,
-    method: Method,
-    classes: list[str],
-    folder: Path,
-    drawing: Drawing,
-    seconds: Counter,
-) -> Figures:
-    """Evaluate, writing label maps and pictures on the way; `seconds` says what took how long."""
-    drawn: list[str] = []
-
-    @contextmanager
-    def timed(name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        seconds[name] += time.perf_counter() - start
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        with timed("network"):
-            return method.predict(images)
-
-    def look(image: Image) -> None:
-        with timed("pictures"):
-            pictures.write_label_maps(image, folder / "label_maps")
-            if len(drawn) < settings.pictures:
-                with drawing.attempt():
-                    pictures.draw(image, classes, folder / "pictures")
-                drawn.append(image.source)
-
-    with timed("all"):
-        return evaluate(predict, patches, classes, settings, look)
+    settings: ReportSettings, patches: Patches, method: Method, label_maps: Path
+) -> tuple[Evaluation, dict[str, float]]:
+    """Evaluate, writing label maps on the way; and the seconds that it took, see `Facts`."""
+    scores, start, writing = [], time.perf_counter(), 0.0
+    for image, of_image in evaluate(method.predict, patches, method.classes, settings):
+        scores.append(of_image)
+        predicted = time.perf_counter()
+        write_label_maps(image, label_maps)
+        writing += time.perf_counter() - predicted
+    network, everything = sum(of_image.seconds for of_image in scores), time.perf_counter() - start
+    evaluation = Evaluation.of(scores, patches, method.classes, settings)
+    return evaluation, {"network": network, "pictures": writing, "all": everything}
 
 
-def _draw(folder: Path, facts: Facts) -> None:
+def _draw(results: Path, facts: Facts, pictures: int) -> None:
+    """The report, and pictures of the first images; where one of the two fails, the other is drawn all the same."""
+    failures = []
+    for draw in (partial(draw_report, results, facts), partial(draw_images, results, facts, pictures)):
+        try:
+            draw()
+        except Exception as error:  # whatever it is: raised again below
+            failures.append(error)
+    if failures:
+        print(f"the report or a picture could not be drawn; the tables in {results} are complete", file=sys.stderr)
+        raise failures[0]
+
+
+def draw_report(results: Path, facts: Facts) -> None:
     """Charts and examples as pictures, and the page with all of them."""
-    figures = facts.figures
+    evaluation = facts.evaluation
     curves = [panel for stage in facts.stages for panel in charts.curves(stage)]
-    charts.save_png(curves, folder / "curves.png")
-    charts.save_png(charts.distribution(figures.images), folder / "distribution.png")
-    charts.save_png(charts.reliability(figures.calibration), folder / "reliability.png")
-    charts.draw_confusion_matrix(sum(figures.matrices.values()), figures.classes, folder / "confusion_matrix.png")
-    examples = draw_examples(figures.images, facts.patches, figures.classes, folder)
-    write_page(folder / "report.html", facts, examples)
+    charts.save_png(curves, results / "curves.png")
+    charts.save_png(charts.distribution(evaluation.images), results / "distribution.png")
+    charts.save_png(charts.reliability(evaluation.calibration), results / "reliability.png")
+    matrix = sum(evaluation.matrices.values())
+    charts.draw_confusion_matrix(matrix, evaluation.classes, results / "confusion_matrix.png")
+    write_page(results / "report.html", facts, draw_examples(facts.patches, evaluation, results))
+
+
+def draw_images(results: Path, facts: Facts, number: int) -> None:
+    """Pictures of the first so many images."""
+    tested = facts.evaluation.images[["source", "split"]].head(number)
+    for row in tqdm(tested.itertuples(), "pictures", len(tested), disable=None):
+        image = read_again(facts.patches, row.source, row.split, results / LABEL_MAPS)
+        image_figures.draw(image, facts.evaluation.classes, results / "pictures")
 
 
 def _class_names(patches: Patches, predicted: list[str]) -> list[str]:
@@ -158,36 +144,36 @@ def _class_names(patches: Patches, predicted: list[str]) -> list[str]:
     return known
 
 
-def _summary(figures: Figures, about: dict[str, Any], seconds: Counter) -> dict[str, Any]:
+def _summary(evaluation: Evaluation, about: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
     """Everything that a program may want to read of a test; without NaN, which JSON does not know."""
-    table = figures.table()
+    table = evaluation.table()
     valid = table.astype(object).where(table.notna(), None)
     return {
         "settings": about,
-        "classes": figures.classes,
-        "instances": figures.method,
-        "true instances": figures.truth_instances,
+        "classes": evaluation.classes,
+        "instances": evaluation.method,
+        "true instances": evaluation.truth_instances,
         "absent classes": ABSENT_CLASSES,
-        "images left out of a mean": figures.left_out(),
-        "images": figures.images.source.tolist(),
-        "patches": len(figures.patches),
+        "images left out of a mean": evaluation.left_out(),
+        "images": evaluation.images.source.tolist(),
+        "patches": len(evaluation.patches),
         "figures": {averaging: group.droplevel(0).to_dict() for averaging, group in valid.groupby(level=0, sort=False)},
-        "confusion matrices": {split: matrix.tolist() for split, matrix in figures.matrices.items()},
-        "calibration": figures.calibration.tolist(),
-        "expected calibration error": charts.calibration_error(figures.calibration),
+        "confusion matrices": {split: matrix.tolist() for split, matrix in evaluation.matrices.items()},
+        "calibration": evaluation.calibration.tolist(),
+        "expected calibration error": calibration_error(evaluation.calibration),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
 
 
-def _print(figures: Figures) -> None:
+def _print(evaluation: Evaluation) -> None:
     """The table, group by group: each says how it was averaged."""
-    for averaging, group in figures.table().groupby(level=0, sort=False):
+    for averaging, group in evaluation.table().groupby(level=0, sort=False):
         print(f"\n{averaging}")
         print(group.droplevel(0).to_string(float_format="{:.4f}".format))
-    undefined = int(figures.images.isna().any(axis=1).sum())
+    undefined = int(evaluation.images.isna().any(axis=1).sum())
     print(
-        f"\n{len(figures.images)} images, {len(figures.patches)} patches. Predicted objects by {figures.method}, true "
-        f"ones from {figures.truth_instances}.\nAbsent classes: {ABSENT_CLASSES} (in {undefined} images a figure is "
-        f'left out, {MARKER} says which).\n"AJI" and "Hausdorff_distance" as published are not those of other papers: '
-        "see the README."
+        f"\n{len(evaluation.images)} images, {len(evaluation.patches)} patches. "
+        f"Predicted objects by {evaluation.method}, true ones from {evaluation.truth_instances}.\n"
+        f"Absent classes: {ABSENT_CLASSES} (in {undefined} images a figure is left out, {MARKER} says which).\n"
+        '"AJI" and "Hausdorff_distance" as published are not those of other papers: see docs/evaluation.md.'
     )

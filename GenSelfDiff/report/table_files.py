@@ -4,18 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from GenSelfDiff.evaluation.evaluate import Figures
+from GenSelfDiff.evaluation.evaluate import Evaluation
+from GenSelfDiff.metrics import of_row
 from GenSelfDiff.report.tables import latex, markdown
 from utils_general import replace_file
 
-NOTHING = "–"  # stands for a figure that is undefined
 
-
-def write_tables(figures: Figures, folder: Path) -> None:
+def write_tables(evaluation: Evaluation, folder: Path) -> None:
     """`patches.csv` and `images.csv` with a row each, and `table.csv`, `table.md`, `table.tex` of the averages."""
-    table = figures.table()
-    figures.patches.to_csv(folder / "patches.csv", index=False)
-    figures.images.to_csv(folder / "images.csv", index=False)
+    table = evaluation.table()
+    evaluation.patches.to_csv(folder / "patches.csv", index=False)
+    evaluation.images.to_csv(folder / "images.csv", index=False)
     table.to_csv(folder / "table.csv", index_label=["averaging", "figure"])
     parts = groups(table)
     texts = {
@@ -27,23 +26,15 @@ def write_tables(figures: Figures, folder: Path) -> None:
             temporary.write_text("\n".join(text), encoding="utf-8")
 
 
-def shown(name: str, value: float) -> str:
-    """A figure as people read it: distances with two decimals, all else with four."""
-    if pd.isna(value):
-        return NOTHING
-    return f"{value:.2f}" if is_distance(name) else f"{value:.4f}"
-
-
-def is_distance(name: str) -> bool:
-    """Whether a figure is a distance, by its name; all others are shares from 0 to 1."""
-    return "Hausdorff" in name or "(px)" in name
-
-
 def groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """`Figures.table` by how it was averaged, each with a row a figure and a column a split, as text."""
+    """`Evaluation.table` by how it was averaged, each with a row a metric and a column a split, as text."""
     parts = {}
     for averaging, group in table.groupby(level=0, sort=False):
-        named = group.droplevel(0).rename_axis("figure")
-        columns = {split: [shown(name, value) for name, value in column.items()] for split, column in named.items()}
-        parts[averaging] = pd.DataFrame(columns, index=named.index)
+        rows = group.droplevel(0).rename_axis("figure")
+        metrics = [of_row(averaging, name) for name in rows.index]
+        columns = {
+            split: [metric.text(value) for metric, value in zip(metrics, values, strict=True)]
+            for split, values in rows.items()
+        }
+        parts[averaging] = pd.DataFrame(columns, index=rows.index)
     return parts

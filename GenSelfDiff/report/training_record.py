@@ -14,8 +14,8 @@ COLUMNS = {"epoch", "train_loss", "seconds"}  # of a history.csv, at least
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One training run."""
+class StageRecord:
+    """What is known of one stage of the training, a run."""
 
     name: str
     """"pre-training" or "fine-tuning" """
@@ -27,7 +27,7 @@ class Stage:
     """a row an epoch, as in `history.csv`; None where there is none"""
 
 
-def training_stages(path: Path, settings: dict[str, Any]) -> list[Stage]:
+def training_stages(path: Path, settings: dict[str, Any]) -> list[StageRecord]:
     """The runs that made the segmentation checkpoint at `path`, in their order.
 
     The last is its fine-tuning, of which the checkpoint holds the `settings` (a published one none); the pre-training
@@ -44,18 +44,18 @@ def training_stages(path: Path, settings: dict[str, Any]) -> list[Stage]:
         return [finetuning]
 
 
-def _stage(name: str, path: Path, settings: dict[str, Any]) -> Stage:
+def _stage(name: str, path: Path, settings: dict[str, Any]) -> StageRecord:
     """The run that wrote `path`; its settings.json says more than the checkpoint, e.g. the device."""
     folder = path.resolve().parent
     if path.stem not in ("best", "last"):
-        return Stage(name, path.stem, settings, None)
+        return StageRecord(name, path.stem, settings, None)
     history = None
     try:
         settings = read_json(folder / "settings.json") if (folder / "settings.json").is_file() else settings
         history = _read_history(folder / "history.csv")
     except InputError as error:
         print(f"note: {error}; the report goes without it")
-    return Stage(name, folder.name, settings, history)
+    return StageRecord(name, folder.name, settings, history)
 
 
 def _read_history(path: Path) -> pd.DataFrame | None:

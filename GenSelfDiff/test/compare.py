@@ -16,12 +16,14 @@ import pandas as pd
 import tyro
 
 from GenSelfDiff.comparison import statistics as comparison
-from GenSelfDiff.comparison.pictures import draw_comparison, draw_crops, pictured
-from GenSelfDiff.comparison.statistics import DISTANCES, FEWEST, NOT_TOLD, FigureName
+from GenSelfDiff.comparison.figures import draw_comparison, draw_crops, pictured
+from GenSelfDiff.comparison.statistics import FEWEST, NOT_TOLD, MetricName
+from GenSelfDiff.metrics import STANDARD
 from GenSelfDiff.report.tables import latex, markdown
 from utils_general import RESULTS, InputError, at_least, replace_folder, run_script
 
 FEW = 20  # images; with fewer the bootstrap's intervals are too narrow
+DIGITS = 3  # at most: an interval over some images tells no fourth
 NOTES = f"""\
 Intervals are of the bootstrap over images (BCa, 95 %), differences are paired by image. They tell what other images
 might have changed, not what another seed of training would: train several. With fewer than {FEW} images they are rather
@@ -36,7 +38,7 @@ class Settings:
 
     results: tyro.conf.Positional[tuple[str, ...]]
     """two or more folders that test_script.py or baselines.py wrote, or their names under results"""
-    figures: tuple[FigureName, ...] = (
+    figures: tuple[MetricName, ...] = (
         "Dice", "Jaccard", "HD95", "AJI", "PQ", "object F1", "object Dice", "object Hausdorff"
     )  # fmt: skip
     """what to compare: mean over the classes without background; the first is what the printed verdict is about"""
@@ -51,34 +53,34 @@ class Settings:
 def sentence(row: pd.Series) -> str:
     """A row of differences in words."""
     verdict = "cannot be told from" if row.verdict == NOT_TOLD else f"is {row.verdict} than"
-    unit = " px" if row.figure in DISTANCES else ""
+    unit = f" {unit}" if (unit := STANDARD[row.figure].unit) else ""
     few = f"; too few images to tell: {row.images}" if row.images < FEWEST else ""
     left_out = f"; images left out, undefined in one of the two: {row.left_out}" if row.left_out else ""
     return f"{row.result} {verdict} {row.against} by {row.figure}: {interval(row, sign='+')}{unit}{few}{left_out}"
 
 
 def interval(row: pd.Series, sign: str = "-") -> str:
-    """Mean and interval: 0.123 [0.100, 0.150]; distances in pixels with one digit less. `sign` is "+" or "-"."""
+    """Mean and interval: 0.123 [0.100, 0.150]; distances in pixels have a digit less. `sign` is "+" or "-"."""
     if np.isnan(row["mean"]):
         return "undefined"
-    digits = 2 if row.figure in DISTANCES else 3
+    digits = min(STANDARD[row.figure].digits, DIGITS)
     mean = f"{row['mean']:{sign}.{digits}f}"
     return f"{mean} [{row.low:.{digits}f}, {row.high:.{digits}f}]" if np.isfinite(row.low) else mean
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
-    """A column a result, a row a figure, of means with their intervals; differences that can be told are marked."""
+    """A column a result, a row a metric, of means with their intervals; differences that can be told are marked."""
     told = rows.get("verdict", pd.Series(NOT_TOLD, rows.index))
     cells = rows.apply(interval, axis=1, sign="+" if "verdict" in rows else "-")
     cells = cells + told.map({NOT_TOLD: ""}).fillna(" (" + told + ")")
-    rows = rows.assign(cell=cells, figure=rows.figure.map(with_unit))
+    rows = rows.assign(cell=cells, figure=rows.figure.map(label))
     table = rows.pivot(index="figure", columns="result", values="cell")
     return table.loc[rows.figure.unique(), rows.result.unique()]
 
 
-def with_unit(figure: str) -> str:
-    """The name of a figure in a table."""
-    return f"{figure} (px)" if figure in DISTANCES else figure
+def label(name: str) -> str:
+    """How a metric is called in a table, by its name."""
+    return STANDARD[name].label
 
 
 def write_text(means: pd.DataFrame, differences: pd.DataFrame, sizes: dict[str, int], output: Path) -> None:
@@ -98,7 +100,7 @@ def write_text(means: pd.DataFrame, differences: pd.DataFrame, sizes: dict[str, 
 def print_all(means: pd.DataFrame, differences: pd.DataFrame, images: int) -> None:
     """The means, and a sentence a pair of results."""
     print(f"mean over {images} test images, classes without background:")
-    named = means.assign(figure=means.figure.map(with_unit))
+    named = means.assign(figure=means.figure.map(label))
     table = named.pivot(index="result", columns="figure", values="mean")
     table = table.loc[named.result.unique(), named.figure.unique()].rename_axis(index=None, columns=None)
     print(table.to_string(float_format="{:.3f}".format))

@@ -5,12 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from GenSelfDiff.data import Patches
 from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.report import results as report
 from GenSelfDiff.report.results import Method, ReportSettings, run_test
-from GenSelfDiff.report.training_record import Stage
+from GenSelfDiff.report.training_record import StageRecord
 from tests.conftest import _write_patches
 from utils_general import DataSet, write_json
 
@@ -45,7 +45,7 @@ def threshold(images):
 @pytest.fixture
 def no_report(monkeypatch):
     """Tests in this process draw no report, which takes a second each: test_report.py looks at it."""
-    monkeypatch.setattr(report, "_draw", lambda *_: None)
+    monkeypatch.setattr(report, "draw_report", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
@@ -77,8 +77,8 @@ def tested(make_results, tmp_path_factory):
     """Results of three splits with curves of both stages, and names that want escaping. Not to be changed."""
     settings = {"device": "CPU", "batch_size": 8, "precision": "float32", "pretrained": "<i>pre</i>"}
     stages = [
-        Stage("pre-training", "<i>pre</i>", settings, history(4)),
-        Stage("fine-tuning", NASTY, settings, history(40)),
+        StageRecord("pre-training", "<i>pre</i>", settings, history(4)),
+        StageRecord("fine-tuning", NASTY, settings, history(40)),
     ]
     return make_results(tmp_path_factory.mktemp("tested"), stages=stages)
 

@@ -12,16 +12,18 @@ import pytest
 from PIL import Image
 
 from GenSelfDiff.comparison import statistics as comparison
-from GenSelfDiff.comparison.statistics import Estimate, FigureName, Result
+from GenSelfDiff.comparison.statistics import Estimate, MetricName, Result
+from GenSelfDiff.metrics import STANDARD
 from GenSelfDiff.test import baselines, compare
 from utils_general import InputError, read_rgb
 
-COLUMNS = [f"{name} (px)" if name in comparison.DISTANCES else name for name in get_args(FigureName)]
+DISTANCES = ("HD95", "object Hausdorff")
+COLUMNS = [f"{name} (px)" if name in DISTANCES else name for name in get_args(MetricName)]
 BASE = np.linspace(0.6, 0.8, 8)
 
 
 def write_results(folder, dice, splits=None, pictures=0, **summary):
-    """A results folder with these values of Dice, and of all other figures; distances are 100 times as large."""
+    """A results folder with these values of Dice, and of all other metrics; distances are 100 times as large."""
     folder.mkdir(parents=True)
     names = [f"image_{i}" for i in range(len(dice))]
     values = {c: np.asarray(dice) * (100 if c.endswith("(px)") else 1) for c in COLUMNS}
@@ -164,7 +166,7 @@ def test_an_undefined_image_is_left_out_of_its_pair_and_counted(tmp_path, capsys
     assert "[0.100, 0.100]; images left out, undefined in one of the two: 2" in capsys.readouterr().out
 
 
-def test_a_figure_that_is_never_defined(tmp_path, capsys):
+def test_a_metric_that_is_never_defined(tmp_path, capsys):
     folders = [write_results(tmp_path / name, [np.nan] * 7) for name in "AB"]
     means, differences = run(of(tmp_path, folders))
     assert means["mean"].isna().all() and (differences.verdict == "not told apart").all()
@@ -196,15 +198,15 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
 
 def test_the_interval_of_equal_values_is_that_value():
     assert Estimate.of(np.full(7, 0.3)) == Estimate(pytest.approx(0.3), pytest.approx(0.3), pytest.approx(0.3), 7, 0)
-    assert Estimate.of(np.zeros(7)).verdict("Dice") == "not told apart"  # the same results twice
+    assert Estimate.of(np.zeros(7)).verdict(STANDARD["Dice"]) == "not told apart"  # the same results twice
 
 
 def test_a_verdict_needs_an_interval_without_zero_and_six_images():
-    def verdict(low, high, images=6, figure="Dice"):
-        return Estimate((low + high) / 2, low, high, images, 0).verdict(figure)
+    def verdict(low, high, images=6, metric="Dice"):
+        return Estimate((low + high) / 2, low, high, images, 0).verdict(STANDARD[metric])
 
     assert verdict(0.01, 0.02) == "better" and verdict(-0.02, -0.01) == "worse"
-    assert verdict(1, 2, figure="HD95") == "worse" and verdict(-2, -1, figure="object Hausdorff") == "better"
+    assert verdict(1, 2, metric="HD95") == "worse" and verdict(-2, -1, metric="object Hausdorff") == "better"
     assert verdict(-0.01, 0.02) == verdict(0.01, 0.02, images=5) == verdict(math.nan, math.nan) == "not told apart"
 
 

@@ -7,38 +7,14 @@ import pytest
 import scipy.io
 from PIL import Image as Picture
 
-from GenSelfDiff.evaluation.evaluate import (
-    AS_PUBLISHED,
-    BY_IMAGE,
-    BY_INSTANCE,
-    POOLED,
-    POOLED_INSTANCES,
-    check_patches,
-    evaluate,
-    patches_to_test,
-    stitch,
-    stitch_probabilities,
-)
+from GenSelfDiff.evaluation.evaluate import Evaluation, check_patches, evaluate, patches_to_test
 from GenSelfDiff.instances import InstanceSettings
+from GenSelfDiff.metrics import AS_PUBLISHED, BY_IMAGE, BY_INSTANCE, POOLED, POOLED_INSTANCES
 from utils_general import DataSet, InputError, write_json, write_png
 
 
 def one_hot(class_maps, classes=2):
     return np.eye(classes, dtype=np.float32)[class_maps].transpose(0, 3, 1, 2)
-
-
-def test_stitched_patches_are_the_whole():
-    rng = np.random.default_rng(0)
-    whole = rng.random((2, 20, 28)).astype(np.float32)
-    corners = [(x, y) for y in (0, 4, 8, 12) for x in (0, 4, 8, 12, 16, 20)]
-    cut = np.stack([whole[:, y : y + 8, x : x + 8] for x, y in corners])
-    assert np.allclose(stitch_probabilities(cut, corners), whole)
-    assert (stitch(cut[:, 0], corners) == whole[0]).all()
-
-
-def test_where_patches_overlap_probabilities_are_averaged():
-    patches = np.stack([np.full((1, 2, 2), 0.2), np.full((1, 2, 2), 0.6)])
-    assert stitch_probabilities(patches, [(0, 0), (1, 0)])[0].tolist() == [pytest.approx([0.2, 0.4, 0.6])] * 2
 
 
 @pytest.fixture
@@ -47,26 +23,27 @@ def oracle(tiny_data_set):
     return patches_to_test(tiny_data_set), lambda images: one_hot((images.mean(-1) < 150).astype(int))
 
 
-def run(patches, predict, **settings):
-    seen = []
-    settings = InstanceSettings(minimum_area=1, **settings)
-    return evaluate(predict, patches, ["background", "nucleus"], settings, seen.append), seen
+def run(patches, predict, classes=("background", "nucleus"), minimum_area=1, **settings):
+    """The evaluation, and the images that it saw."""
+    settings, classes = InstanceSettings(minimum_area=minimum_area, **settings), list(classes)
+    seen = list(evaluate(predict, patches, classes, settings))
+    return Evaluation.of([scores for _, scores in seen], patches, classes, settings), [image for image, _ in seen]
 
 
-def test_a_perfect_prediction_has_perfect_figures(oracle):
+def test_a_perfect_prediction_has_perfect_metrics(oracle):
     patches, predict = oracle
-    figures, seen = run(patches, predict, instances="components")
-    table = figures.table().test
+    evaluation, seen = run(patches, predict, instances="components")
+    table = evaluation.table().test
     for averaging, name in [(AS_PUBLISHED, "AJI"), (BY_IMAGE, "Dice"), (BY_INSTANCE, "AJI"), (BY_INSTANCE, "PQ"),
                             (POOLED, "Jaccard")]:  # fmt: skip
         assert table[averaging, name] == 1
     assert table[BY_IMAGE, "HD95 (px)"] == 0 and table[AS_PUBLISHED, "Hausdorff_distance"] == 0
     assert [image.source for image in seen] == ["t1", "t2"] and seen[0].pixels.shape == (32, 32, 3)
     assert len(np.unique(seen[0].true_instances)) == 5  # four patches, a numbered disc in each, and the background
-    assert len(figures.patches) == 8 and figures.truth_instances == "the annotation"
-    assert (figures.patches["standard: Dice"] == 1).all() and (figures.patches["standard: HD95 (px)"] == 0).all()
+    assert len(evaluation.patches) == 8 and evaluation.truth_instances == "the annotation"
+    assert (evaluation.patches["standard: Dice"] == 1).all() and (evaluation.patches["standard: HD95 (px)"] == 0).all()
     assert not any(name.startswith("standard: ") for name in table[AS_PUBLISHED].index)
-    assert figures.left_out() == {}
+    assert evaluation.left_out() == {}
 
 
 def test_images_and_pixels_are_averaged_differently(oracle):
@@ -78,8 +55,8 @@ def test_images_and_pixels_are_averaged_differently(oracle):
         calls.append(1)
         return right(images) if len(calls) == 1 else one_hot(np.zeros(images.shape[:3], int))
 
-    figures, seen = run(patches, predict, instances="components")
-    table = figures.table().test
+    evaluation, seen = run(patches, predict, instances="components")
+    table = evaluation.table().test
     first, second = (int((image.truth == 1).sum()) for image in seen)
     assert table[BY_IMAGE, "Dice"] == 0.5 and table[BY_INSTANCE, "AJI"] == 0.5
     assert table[POOLED, "Dice"] == pytest.approx(2 * first / (2 * first + second))
@@ -87,10 +64,10 @@ def test_images_and_pixels_are_averaged_differently(oracle):
     assert table[POOLED_INSTANCES, "RQ"] == pytest.approx(4 / (4 + 4 / 2))
     assert table[AS_PUBLISHED, "precision"] == 1  # nothing predicted counts 1, as published
     assert table[BY_IMAGE, "precision"] == 0.5
-    assert figures.patches["precision"].tolist() == [1] * 8
-    assert figures.patches["standard: precision"].tolist() == [1] * 4 + [0] * 4
-    assert figures.patches["standard: HD95 (px)"].tolist() == pytest.approx([0] * 4 + [16 * 2**0.5] * 4)
-    assert figures.left_out() == {"SQ": 1}  # nothing is matched in the second image
+    assert evaluation.patches["precision"].tolist() == [1] * 8
+    assert evaluation.patches["standard: precision"].tolist() == [1] * 4 + [0] * 4
+    assert evaluation.patches["standard: HD95 (px)"].tolist() == pytest.approx([0] * 4 + [16 * 2**0.5] * 4)
+    assert evaluation.left_out() == {"SQ": 1}  # nothing is matched in the second image
 
 
 def test_splits_are_reported_apart_and_together(tiny_data_set):
@@ -100,8 +77,8 @@ def test_splits_are_reported_apart_and_together(tiny_data_set):
     table.to_csv(index, index=False)
     patches = patches_to_test(tiny_data_set)
     right_in_a = iter([lambda i: one_hot((i.mean(-1) < 150).astype(int)), lambda i: one_hot(0 * i[..., 0].astype(int))])
-    figures, _ = run(patches, lambda images: next(right_in_a)(images), instances="components")
-    result = figures.table()
+    evaluation, _ = run(patches, lambda images: next(right_in_a)(images), instances="components")
+    result = evaluation.table()
     assert result.columns.tolist() == ["testA", "testB", "all"]
     assert result.loc[(BY_IMAGE, "Dice")].tolist() == [1, 0, 0.5]
     assert result.loc[(AS_PUBLISHED, "Jaccard_score")].tolist() == [1, 0, 0.5]
@@ -109,38 +86,38 @@ def test_splits_are_reported_apart_and_together(tiny_data_set):
 
 
 def test_three_classes_are_named(tiny_data_set):
-    patches = patches_to_test(tiny_data_set)
-    figures = evaluate(
-        lambda images: one_hot((images.mean(-1) < 150).astype(int), 3),
-        patches, ["background", "nucleus", "gland"], InstanceSettings(), lambda image: None,
+    evaluation, _ = run(
+        patches_to_test(tiny_data_set), lambda images: one_hot((images.mean(-1) < 150).astype(int), 3),
+        ["background", "nucleus", "gland"], 30,
     )  # fmt: skip
-    assert figures.images["Dice: nucleus"].tolist() == [1, 1] and figures.images["Dice: gland"].isna().all()
-    assert figures.images["Dice"].tolist() == [1, 1]  # the absent class is left out
-    assert figures.images["AJI"].tolist() == [1, 1] and figures.images["AJI: gland"].isna().all()
-    assert figures.table().test[POOLED, "Dice: nucleus"] == 1
+    assert evaluation.images["Dice: nucleus"].tolist() == [1, 1] and evaluation.images["Dice: gland"].isna().all()
+    assert evaluation.images["Dice"].tolist() == [1, 1]  # the absent class is left out
+    assert evaluation.images["AJI"].tolist() == [1, 1] and evaluation.images["AJI: gland"].isna().all()
+    assert evaluation.table().test[POOLED, "Dice: nucleus"] == 1
 
 
 def test_an_object_of_the_wrong_class_is_not_found(tiny_data_set):
-    figures = evaluate(
-        lambda images: one_hot(2 * (images.mean(-1) < 150).astype(int), 3),
-        patches_to_test(tiny_data_set), ["background", "nucleus", "gland"], InstanceSettings(), lambda image: None,
+    evaluation, _ = run(
+        patches_to_test(tiny_data_set), lambda images: one_hot(2 * (images.mean(-1) < 150).astype(int), 3),
+        ["background", "nucleus", "gland"], 30,
     )  # fmt: skip
-    for figure in ("AJI", "PQ", "Dice"):
-        assert figures.images[f"{figure}: nucleus"].tolist() == figures.images[f"{figure}: gland"].tolist() == [0, 0]
+    images = evaluation.images
+    for name in ("AJI", "PQ", "Dice"):
+        assert images[f"{name}: nucleus"].tolist() == images[f"{name}: gland"].tolist() == [0, 0]
 
 
-def test_nothing_there_and_nothing_found_leaves_all_figures_out(tiny_data_set):
+def test_nothing_there_and_nothing_found_leaves_all_metrics_out(tiny_data_set):
     for kind, dtype in (("label", np.uint8), ("instance", np.uint16)):
         for file in (tiny_data_set / "test" / f"{kind}s").iterdir():
             write_png(file, np.zeros((16, 16), dtype))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures, _ = run(patches_to_test(tiny_data_set), lambda images: one_hot(0 * images[..., 0].astype(int)))
-        table = figures.table().test
+        evaluation, _ = run(patches_to_test(tiny_data_set), lambda images: one_hot(0 * images[..., 0].astype(int)))
+        table = evaluation.table().test
     assert table.drop(index=AS_PUBLISHED, level=0).isna().all()
     assert table[AS_PUBLISHED, "Jaccard_score"] == 1  # as published
-    assert figures.patches["standard: Jaccard"].isna().all()
-    assert figures.left_out() == dict.fromkeys(figures.images.columns[2:], 2)
+    assert evaluation.patches["standard: Jaccard"].isna().all()
+    assert evaluation.left_out() == dict.fromkeys(evaluation.images.columns[2:], 2)
 
 
 def write_cut(root, image, instances, size, stride):
@@ -169,38 +146,37 @@ def tissue():
     return image.astype(np.uint8), instances
 
 
-def test_overlapping_patches_give_the_figures_of_the_whole_image(tmp_path, tissue):
+def test_overlapping_patches_give_the_metrics_of_the_whole_image(tmp_path, tissue):
     def predict(images):
         return one_hot((images[..., 0] < 85).astype(int))  # finds most pixels of the nuclei
 
-    (whole,), (cut,) = (
-        run(write_cut(tmp_path / str(size), *tissue, size, 8), predict)[1] for size in (48, 16)
+    (of_whole, (whole,)), (of_cut, (cut,)) = (
+        run(write_cut(tmp_path / str(size), *tissue, size, 8), predict) for size in (48, 16)
     )  # fmt: skip
-    for name in ("pixels", "truth", "prediction", "confidence", "true_instances", "instances"):
+    for name in ("pixels", "truth", "prediction", "true_instances", "instances"):
         assert (getattr(whole, name) == getattr(cut, name)).all()
     assert whole.covered.all() and cut.covered.all()
-    figures = [run(write_cut(tmp_path / name, *tissue, size, 8), predict)[0].images for name, size in
-               (("a", 48), ("b", 16))]  # fmt: skip
-    pd.testing.assert_frame_equal(*figures)
-    assert 0 < figures[0].Dice[0] < 1
+    pd.testing.assert_frame_equal(of_whole.images, of_cut.images)
+    assert (of_whole.calibration == of_cut.calibration).all() and of_whole.calibration[:, 0].sum() == 48 * 48
+    assert 0 < of_whole.images.Dice[0] < 1
 
 
 def test_gaps_between_patches_count_for_nothing(tmp_path, tissue):
     """Patches of 16 every 32 pixels: four nuclei are seen, five are in the gaps."""
     patches = write_cut(tmp_path, *tissue, 16, 32)
-    figures, (seen,) = run(patches, lambda images: one_hot(np.ones(images.shape[:3], int)))
-    assert seen.covered.sum() == figures.matrices["test"].sum() == 4 * 16 * 16
-    assert figures.images.precision[0] == pytest.approx((tissue[1][:16, :16] > 0).mean())
+    evaluation, (seen,) = run(patches, lambda images: one_hot(np.ones(images.shape[:3], int)))
+    assert seen.covered.sum() == evaluation.matrices["test"].sum() == 4 * 16 * 16
+    assert evaluation.images.precision[0] == pytest.approx((tissue[1][:16, :16] > 0).mean())
 
 
 def test_borders_without_patches_are_as_if_cut_off(tmp_path, tissue):
-    """Patches of 16 every 12 pixels cover 40 of 48: the figures are those of the image without its last 8."""
+    """Patches of 16 every 12 pixels cover 40 of 48: the evaluation are those of the image without its last 8."""
     image, instances = tissue
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     patches = write_cut(whole, image, instances, 16, 12), write_cut(cut, image[:40, :40], instances[:40, :40], 40, 40)
-    (figures, (seen,)), (expected, _) = (run(p, lambda i: one_hot((i[..., 0] < 85).astype(int))) for p in patches)
+    (evaluation, (seen,)), (expected, _) = (run(p, lambda i: one_hot((i[..., 0] < 85).astype(int))) for p in patches)
     assert seen.covered.all() and seen.covered.shape == (40, 40)
-    pd.testing.assert_frame_equal(figures.images, expected.images)
+    pd.testing.assert_frame_equal(evaluation.images, expected.images)
 
 
 def test_a_gap_between_patches_is_no_hole_in_a_gland(tmp_path):
@@ -209,9 +185,9 @@ def test_a_gap_between_patches_is_no_hole_in_a_gland(tmp_path):
     for name in ("annotated", "by components"):
         patches = write_cut(tmp_path / name, np.zeros((64, 64, 3), np.uint8), gland, 16, 24)
         patches.has_instances = name == "annotated"
-        figures, (seen,) = run(patches, lambda i: one_hot(np.ones(i.shape[:3], int)), instances="components")
+        evaluation, (seen,) = run(patches, lambda i: one_hot(np.ones(i.shape[:3], int)), instances="components")
         assert ((seen.instances > 0) == seen.covered).all() and ((seen.true_instances > 0) == seen.covered).all()
-        assert seen.covered.sum() == 9 * 16 * 16 and figures.images.Dice[0] == 1
+        assert seen.covered.sum() == 9 * 16 * 16 and evaluation.images.Dice[0] == 1
 
 
 def test_glands_are_components_with_their_holes_filled(tmp_path):
@@ -222,14 +198,14 @@ def test_glands_are_components_with_their_holes_filled(tmp_path):
     image[8:14, 8:14] = 220  # a lumen: not seen as gland, but filled
     image[26:46, 35:46] = 220  # of the second gland 9 columns of 20 are seen
     patches = write_cut(tmp_path, image, instances, 24, 8)
-    figures, (seen,) = run(patches, lambda i: one_hot((i[..., 0] < 85).astype(int)), instances="components")
+    evaluation, (seen,) = run(patches, lambda i: one_hot((i[..., 0] < 85).astype(int)), instances="components")
     assert (seen.instances == 1).sum() == 400 and seen.instances.max() == 2
-    row = figures.images.iloc[0]
+    row = evaluation.images.iloc[0]
     dice = 2 * 180 / (400 + 180)
     assert row["object Dice"] == pytest.approx(((400 + 400 * dice) / 800 + (400 + 180 * dice) / 580) / 2)
     assert row["object Hausdorff (px)"] == pytest.approx((400 * 11 / 800 + 180 * 11 / 580) / 2)
     assert row["GlaS F1"] == row["object F1"] == pytest.approx(2 * 1 / 4)
-    assert figures.table().test[POOLED_INSTANCES, "object Dice"] == pytest.approx(row["object Dice"])
+    assert evaluation.table().test[POOLED_INSTANCES, "object Dice"] == pytest.approx(row["object Dice"])
 
 
 def test_calibration_counts_covered_pixels_by_confidence(tmp_path, tissue):
@@ -241,30 +217,27 @@ def test_calibration_counts_covered_pixels_by_confidence(tmp_path, tissue):
         p = np.where(images[..., 0] < 100, 0.72, 0.97).astype(np.float32)
         return np.stack([1 - p, p], axis=1)
 
-    figures, (seen,) = run(patches, predict)
+    evaluation, (seen,) = run(patches, predict)
     nuclei = int((tissue[1] > 0)[seen.covered[:48, :48]].sum())
     others = 4 * 16 * 16 - nuclei
     rows = {14: [nuclei, 0.72 * nuclei, nuclei], 19: [others, 0.97 * others, 0]}
     expected = [rows.get(i, [0, 0, 0]) for i in range(20)]
-    assert figures.calibration == pytest.approx(np.array(expected), rel=1e-5)
-    assert figures.calibration.dtype == np.float64 and seen.confidence.dtype == np.float32
-    assert (seen.confidence[~seen.covered] == 0).all() and set(np.unique(seen.confidence[seen.covered])) == {
-        np.float32(0.72), np.float32(0.97)
-    }  # fmt: skip
+    assert evaluation.calibration == pytest.approx(np.array(expected), rel=1e-5)
+    assert evaluation.calibration.dtype == np.float64
 
 
 def test_calibration_of_a_method_that_is_always_sure(oracle):
     """Probabilities of 0 and 1 lie in the last bin; two images are added up."""
-    figures, _ = run(*oracle)
-    assert figures.calibration[-1].tolist() == [2 * 32 * 32] * 3 and not figures.calibration[:-1].any()
+    evaluation, _ = run(*oracle)
+    assert evaluation.calibration[-1].tolist() == [2 * 32 * 32] * 3 and not evaluation.calibration[:-1].any()
 
 
 def test_without_instances_they_come_from_the_class_map(tiny_data_set):
     for file in (tiny_data_set / "test" / "instances").iterdir():
         file.unlink()
     (tiny_data_set / "test" / "instances").rmdir()
-    figures, _ = run(patches_to_test(tiny_data_set), lambda i: one_hot((i.mean(-1) < 150).astype(int)))
-    assert "connected components" in figures.truth_instances
+    evaluation, _ = run(patches_to_test(tiny_data_set), lambda i: one_hot((i.mean(-1) < 150).astype(int)))
+    assert "connected components" in evaluation.truth_instances
 
 
 def write_released(folder, labels):
@@ -282,9 +255,9 @@ def test_a_folder_as_released_is_all_for_testing(tmp_path, folder):
     labels[:, 4:12, 4:12] = 1
     write_released(tmp_path / "data" / folder, labels)
     patches = patches_to_test(tmp_path / "data")
-    figures, seen = run(patches, lambda images: one_hot((images.mean(-1) < 140).astype(int)))
-    assert figures.table().columns.tolist() == ["test"] and len(seen) == 12
-    assert figures.table().test[BY_INSTANCE, "PQ"] > 0.9
+    evaluation, seen = run(patches, lambda images: one_hot((images.mean(-1) < 140).astype(int)))
+    assert evaluation.table().columns.tolist() == ["test"] and len(seen) == 12
+    assert evaluation.table().test[BY_INSTANCE, "PQ"] > 0.9
 
 
 def test_a_class_map_is_not_taken_for_instances(tmp_path, tissue):

@@ -1,4 +1,4 @@
-"""All figures against implementations by others, on hundreds of random pairs of maps.
+"""All metrics against implementations by others, on hundreds of random pairs of maps.
 
 MONAI for overlap, distances and panoptic quality, scikit-image for counting and for the distance of two objects. The
 AJI and the criteria of the GlaS challenge exist in no package; here they are written word by word, object by object.
@@ -13,8 +13,8 @@ from monai.metrics import compute_confusion_matrix_metric, compute_hausdorff_dis
 from monai.metrics.panoptic_quality import compute_panoptic_quality
 from skimage.metrics import contingency_table, hausdorff_distance
 
-from GenSelfDiff.evaluation.instance_metrics import instance_counts, instance_figures
 from GenSelfDiff.evaluation.pixel_metrics import confusion_matrix, hausdorff, overlap_metrics, published_metrics
+from tests.GenSelfDiff.evaluation.measured import metrics_of
 
 PAIRS = 300
 
@@ -54,11 +54,6 @@ def pairs(seed, number=PAIRS, **options):
     return [random_pair(rng, **options) for _ in range(number)]
 
 
-def figures_of(truth, prediction):
-    counts = instance_counts(truth, prediction)[None]
-    return {name: float(value[0]) for name, value in instance_figures(counts).items()}
-
-
 OVERLAP = {
     "Dice": "f1 score", "Jaccard": "threat score", "precision": "precision", "sensitivity": "sensitivity",
     "specificity": "specificity", "accuracy": "accuracy",
@@ -69,7 +64,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def test_overlap_figures_are_those_of_monai():
+def test_overlap_is_that_of_monai():
     for truth, prediction in pairs(0):
         truth, prediction = truth % 4, prediction % 4
         matrix = confusion_matrix(truth, prediction, 4)
@@ -107,7 +102,7 @@ def test_panoptic_quality_is_that_of_monai():
         true_positive, false_positive, false_negative, iou = compute_panoptic_quality(
             torch.from_numpy(prediction), torch.from_numpy(truth), output_confusion_matrix=True
         ).tolist()
-        ours = figures_of(truth, prediction)
+        ours = metrics_of(truth, prediction)
         if objects := true_positive + 0.5 * false_positive + 0.5 * false_negative:
             assert ours["PQ"] == pytest.approx(iou / objects, abs=1e-6)
             assert ours["RQ"] == ours["object F1"] == pytest.approx(true_positive / objects)
@@ -141,7 +136,7 @@ def aji_word_by_word(truth, prediction):
 
 def test_aji_is_that_of_its_definition():
     for truth, prediction in pairs(3):
-        assert figures_of(truth, prediction)["AJI"] == pytest.approx(aji_word_by_word(truth, prediction), nan_ok=True)
+        assert metrics_of(truth, prediction)["AJI"] == pytest.approx(aji_word_by_word(truth, prediction), nan_ok=True)
 
 
 def partner(objects, number, others):
@@ -186,14 +181,14 @@ def glas_word_by_word(truth, prediction):
     false_positive = len(numbers_of(prediction)) - len(found)
     false_negative = len(numbers_of(truth)) - len(found)
     f1 = 2 * len(found) / (2 * len(found) + false_positive + false_negative)
-    return {"object Dice": object_dice, "object Hausdorff (px)": object_hausdorff, "GlaS F1": f1}
+    return {"object Dice": object_dice, "object Hausdorff": object_hausdorff, "GlaS F1": f1}
 
 
-def test_glas_figures_are_those_of_their_definition():
+def test_glas_metrics_are_those_of_their_definition():
     compared = 0
     for truth, prediction in pairs(4):
         if truth.any() and prediction.any():
-            ours, expected = figures_of(truth, prediction), glas_word_by_word(truth, prediction)
+            ours, expected = metrics_of(truth, prediction), glas_word_by_word(truth, prediction)
             assert {name: ours[name] for name in expected} == pytest.approx(expected)
             compared += 1
     assert compared > PAIRS / 2
@@ -205,5 +200,5 @@ def test_many_small_objects_too():
     for _ in range(6):
         truth, prediction = (random_blobs(rng, 90, 40, 60) for _ in range(2))
         truth[:45], prediction[45:] = 0, 0
-        ours, expected = figures_of(truth, prediction), glas_word_by_word(truth, prediction)
+        ours, expected = metrics_of(truth, prediction), glas_word_by_word(truth, prediction)
         assert {name: ours[name] for name in expected} == pytest.approx(expected)

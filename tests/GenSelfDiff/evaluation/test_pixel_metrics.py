@@ -22,7 +22,7 @@ def maps(golden):
         ("Hausdorff_distance", "m_Hausdorff_distance"), ("dice", "m_dice"), ("AJI", "m_class_map_aji"),
     ],
 )  # fmt: skip
-def test_published_figures_are_the_released_ones(golden, maps, ours, released):
+def test_published_metrics_are_the_released_ones(golden, maps, ours, released):
     assert published(*maps, classes=4)[ours].tolist() == pytest.approx(
         np.atleast_1d(golden[released]).tolist(), rel=1e-6
     )
@@ -58,12 +58,12 @@ def test_published_hausdorff_finds_a_row_again_elsewhere():
     assert published(truth, other, 2)["Hausdorff_distance"].tolist() == [expected]
 
 
-def test_published_figures_of_absent_classes_are_one():
+def test_published_metrics_of_absent_classes_are_one():
     empty = np.zeros((4, 4), int)
-    figures = published(empty, empty, 3)
+    metrics = published(empty, empty, 3)
     for name in ("AJI", "Jaccard_score", "F1_score", "precision", "sensitivity", "accuracy"):
-        assert (figures[name] == 1).all()
-    assert (figures["Hausdorff_distance"] == 0).all()
+        assert (metrics[name] == 1).all()
+    assert (metrics["Hausdorff_distance"] == 0).all()
 
 
 def test_published_aji_by_hand():
@@ -73,30 +73,30 @@ def test_published_aji_by_hand():
     assert published(truth, prediction, 4)["AJI"].tolist() == pytest.approx([2 / (3 + 2 + 1)])
 
 
-def test_overlap_figures_by_hand():
+def test_overlap_metrics_by_hand():
     matrix = np.array([[50, 10], [5, 35]])
-    figures = overlap_metrics(matrix)
+    metrics = overlap_metrics(matrix)
     expected = {
         "Dice": 70 / 85, "Jaccard": 35 / 50, "precision": 35 / 45, "sensitivity": 35 / 40, "specificity": 50 / 60,
         "accuracy": 0.85,
     }  # fmt: skip
-    assert {name: values[1] for name, values in figures.items()} == pytest.approx(expected)
+    assert {name: values[1] for name, values in metrics.items()} == pytest.approx(expected)
 
 
-def test_absent_classes_in_overlap_figures():
+def test_absent_classes_in_overlap_metrics():
     """Class 1 is absent from both: left out. Class 2 is only true, class 3 only predicted: both count 0."""
     truth, prediction = np.array([[0, 0, 2, 2]]), np.array([[0, 3, 0, 0]])
-    figures = overlap_metrics(confusion_matrix(truth, prediction, 4))
+    metrics = overlap_metrics(confusion_matrix(truth, prediction, 4))
     for name in ("Dice", "Jaccard", "precision", "sensitivity"):
-        assert math.isnan(figures[name][1]) and figures[name][2:].tolist() == [0, 0]
-    assert math.isnan(figures["accuracy"][1])
+        assert math.isnan(metrics[name][1]) and metrics[name][2:].tolist() == [0, 0]
+    assert math.isnan(metrics["accuracy"][1])
 
 
 def test_a_class_everywhere_has_no_specificity():
     """No pixel is outside it: 0 of 0 is neither right nor wrong, and a perfect prediction stays perfect."""
     everywhere = np.ones((4, 4), int)
-    figures = overlap_metrics(confusion_matrix(everywhere, everywhere, 2))
-    assert math.isnan(figures["specificity"][1]) and figures["accuracy"][1] == figures["Dice"][1] == 1
+    metrics = overlap_metrics(confusion_matrix(everywhere, everywhere, 2))
+    assert math.isnan(metrics["specificity"][1]) and metrics["accuracy"][1] == metrics["Dice"][1] == 1
     half = np.array([[1, 1, 0, 0]] * 4)
     assert math.isnan(overlap_metrics(confusion_matrix(everywhere, half, 2))["specificity"][1])
     assert overlap_metrics(confusion_matrix(half, everywhere, 2))["specificity"][1] == 0

@@ -4,10 +4,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from GenSelfDiff.report.charts import (
-    calibration_error,
     curves,
     distribution,
     draw_confusion_matrix,
@@ -16,7 +14,7 @@ from GenSelfDiff.report.charts import (
     shares,
     to_svg,
 )
-from GenSelfDiff.report.training_record import Stage
+from GenSelfDiff.report.training_record import StageRecord
 from tests.GenSelfDiff.conftest import NASTY, history
 from utils_general import read_rgb
 
@@ -29,15 +27,6 @@ def drawn(panels):
         parser.handle_data = texts.append
         parser.feed(to_svg(panel, f"p{k}", "a chart"))
     return [text.strip() for text in texts if text.strip()]
-
-
-def test_calibration_error_by_hand():
-    """90 pixels said 0.9 of which 81 are right, 10 said 0.6 of which 3 are: 10 % of the pixels are 0.3 off."""
-    bins = np.zeros((20, 3))
-    bins[18], bins[12] = (90, 81.0, 81), (10, 6.0, 3)
-    assert calibration_error(bins) == pytest.approx(0.03)
-    assert calibration_error(bins[:, [0, 2, 1]]) == pytest.approx(0.03)  # too careful is as wrong as too sure
-    assert math.isnan(calibration_error(np.zeros((20, 3))))
 
 
 def test_shares_of_the_true_class():
@@ -57,12 +46,12 @@ def test_an_svg_stands_in_a_page():
 
 
 def test_curves():
-    stage = Stage("fine-tuning", "run", {}, history(40))
+    stage = StageRecord("fine-tuning", "run", {}, history(40))
     texts = drawn(curves(stage))
     assert {"fine-tuning: loss an image", "fine-tuning: Dice, pooled", "training", "held out", "best epoch"} <= {*texts}
     assert "0.01" in texts  # logarithmic, in plain numbers
-    assert drawn(curves(Stage("pre-training", "run", {}, history(1)[["epoch", "train_loss", "seconds"]])))
-    assert curves(Stage("fine-tuning", "run", {}, None)) == []
+    assert drawn(curves(StageRecord("pre-training", "run", {}, history(1)[["epoch", "train_loss", "seconds"]])))
+    assert curves(StageRecord("fine-tuning", "run", {}, None)) == []
 
 
 def images(number, **changes):
@@ -72,7 +61,7 @@ def images(number, **changes):
     return pd.DataFrame({"source": range(number), "split": ["testA", "testB"] * (number // 2), **columns})
 
 
-def test_the_distribution_has_a_row_a_figure():
+def test_the_distribution_has_a_row_a_metric():
     panels = distribution(images(6, PQ=[math.nan] * 6))
     texts = drawn(panels)
     assert len(panels) == 2 and {"Dice", "HD95", "testA", "testB", "median"} <= {*texts}

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from GenSelfDiff.evaluation.evaluate import Image, evaluate
-from GenSelfDiff.instances import InstanceSettings
-from GenSelfDiff.report.examples import choose, data_uri, read_again, shrink
+from GenSelfDiff.evaluation.images import PredictedImage
+from GenSelfDiff.report.examples import choose, data_uri, shrink
 
 
 def ranks(*dice):
@@ -23,23 +22,11 @@ def test_best_median_worst():
     assert ranks(math.nan, math.nan) == {"best": "a", "worst": "b"}
 
 
-def test_an_image_read_again_is_the_image_that_was_tested(tested):
-    seen = []
-    evaluate(
-        tested.method.predict, tested.patches, tested.method.classes, InstanceSettings(minimum_area=1), seen.append
-    )
-    assert len(seen) == 5
-    for image in seen:
-        again = read_again(tested.patches, image.source, image.split, tested.folder / "label_maps")
-        for name in ("pixels", "covered", "truth", "prediction", "true_instances", "instances"):
-            assert (getattr(again, name) == getattr(image, name)).all(), name
-        assert np.isnan(again.confidence).all() and again.confidence.shape == image.confidence.shape
-
-
 def test_shrinking_keeps_maps_whole():
     numbers = np.kron(np.arange(8).reshape(2, 4), np.ones((50, 50), int))  # (100, 200)
     pixels = np.full((100, 200, 3), 7, np.uint8)
-    image = Image("a", "test", pixels, numbers >= 0, numbers, numbers, numbers / 8, numbers, numbers)
+    maps = dict.fromkeys(("truth", "prediction", "true_instances", "instances"), numbers)
+    image = PredictedImage(source="a", split="test", pixels=pixels, covered=numbers >= 0, **maps)
     small = shrink(image, 40)
     assert small.pixels.shape == (20, 40, 3) and (small.pixels == 7).all()
     for name in ("truth", "prediction", "true_instances", "instances"):

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from GenSelfDiff.evaluation.evaluate import evaluate
+from GenSelfDiff.evaluation.calibration import calibration_error
+from GenSelfDiff.evaluation.evaluate import Evaluation, evaluate
 from GenSelfDiff.instances import InstanceSettings
-from GenSelfDiff.report import charts, pictures
+from GenSelfDiff.metrics import UNDEFINED, of_row
+from GenSelfDiff.report import charts, image_figures
 from GenSelfDiff.report import results as report
 from GenSelfDiff.report.page import Facts, duration, text, write_page
-from GenSelfDiff.report.table_files import NOTHING, shown, write_tables
-from GenSelfDiff.report.training_record import Stage
+from GenSelfDiff.report.table_files import write_tables
+from GenSelfDiff.report.training_record import StageRecord
 from tests.GenSelfDiff.conftest import NASTY
 from tests.GenSelfDiff.report.browser import Browser, executable
 
@@ -79,7 +81,7 @@ def test_everything_is_beside_the_page(tested):
     summary = json.loads((tested.folder / "summary.json").read_text())
     calibration = np.array(summary["calibration"])
     assert calibration[:, 0].sum() == 5 * 32 * 32
-    assert summary["expected calibration error"] == pytest.approx(charts.calibration_error(calibration))
+    assert summary["expected calibration error"] == pytest.approx(calibration_error(calibration))
     assert summary["seconds"].keys() == {"all", "network", "pictures"}
     assert summary["seconds"]["all"] > summary["seconds"]["pictures"] > 0
 
@@ -90,7 +92,7 @@ def test_the_tables_agree_in_all_forms(tested, parsed):
     latex = (tested.folder / "table.tex").read_text()
     assert table.columns.tolist() == ["testA", "testB", "testC", "all"] and len(table) > 30
     for (averaging, name), row in table.iterrows():
-        values = [shown(name, value) for value in row]
+        values = [of_row(averaging, name).text(value) for value in row]
         assert " | ".join([name, *values]) in markdown and " & ".join([name.replace("_", r"\_"), *values]) in latex
         assert " ".join([name, *values]) in parsed.words
         assert f"**{averaging}**" in markdown and f"\\caption{{{averaging}}}" in latex
@@ -98,17 +100,21 @@ def test_the_tables_agree_in_all_forms(tested, parsed):
     assert latex.count("\\toprule") == markdown.count("| figure |") == table.index.get_level_values(0).nunique()
 
 
+def evaluated(tested, predict, classes, **settings):
+    """The evaluation of another prediction of the same patches."""
+    settings = InstanceSettings(**settings)
+    scores = [scores for _, scores in evaluate(predict, tested.patches, classes, settings)]
+    return Evaluation.of(scores, tested.patches, classes, settings)
+
+
 def test_a_class_is_escaped_in_the_tables(tested, tmp_path):
-    """With a third class every figure is told of each class by name."""
+    """With a third class every metric is told of each class by name."""
     names = ["background", "a", NASTY]
-    three = evaluate(
-        lambda images: np.stack([*tested.method.predict(images).swapaxes(0, 1), np.zeros(images.shape[:3])], 1),
-        tested.patches,
-        names,
-        InstanceSettings(minimum_area=1),
-        lambda image: None,
-    )
-    write_tables(three, tmp_path)
+
+    def predict(images):
+        return np.stack([*tested.method.predict(images).swapaxes(0, 1), np.zeros(images.shape[:3])], 1)
+
+    write_tables(evaluated(tested, predict, names, minimum_area=1), tmp_path)
     assert r'| Dice: <b>&"$x_1$\|\ |' in (tmp_path / "table.md").read_text()
     assert r'Dice: <b>\&"\$x\_1\$|\textbackslash' in (tmp_path / "table.tex").read_text()
     assert f"Dice: {NASTY}" in pd.read_csv(tmp_path / "table.csv", index_col=1).index
@@ -178,7 +184,7 @@ def test_durations_and_settings_in_words():
         "0.042 s", "9.9 s", "12 s", "1 min 00 s", "1 h 00 min", "2 h 07 min",
     ]  # fmt: skip
     assert [text(v) for v in (None, True, 3, 12345, 1e-4, ["a", 0.5], "x")] == [
-        NOTHING, "yes", "3", "12,345", "0.0001", "a, 0.5", "x",
+        UNDEFINED, "yes", "3", "12,345", "0.0001", "a, 0.5", "x",
     ]  # fmt: skip
 
 
@@ -191,20 +197,23 @@ def test_one_image_without_training(make_results, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"are in {made.folder}")
 
 
-def test_figures_that_are_undefined(tested, tmp_path):
+def test_metrics_that_are_undefined(tested, tmp_path):
     """No object in truth and prediction, in any image: there is nothing to rank by, and nothing to draw."""
-    nothing = evaluate(
-        lambda images: np.stack([np.ones(images.shape[:3]), np.zeros(images.shape[:3])], 1).astype(np.float32),
-        tested.patches, tested.method.classes, InstanceSettings(), lambda image: None,
-    )  # fmt: skip
+
+    def predict(images):
+        return np.stack([np.ones(images.shape[:3]), np.zeros(images.shape[:3])], 1).astype(np.float32)
+
+    nothing = evaluated(tested, predict, tested.method.classes)
     columns = nothing.images.columns.drop(["source", "split"])
     empty = replace(nothing, images=nothing.images.assign(**dict.fromkeys(columns, math.nan)))
     (tmp_path / "label_maps").symlink_to(tested.folder / "label_maps")
-    seconds = report.Counter({"all": 1.0})
-    published = Stage("fine-tuning", "given", {}, None)
-    report._draw(tmp_path, Facts("x", empty, tested.patches, {}, [published], seconds))
+    facts = Facts(
+        name="x", evaluation=empty, patches=tested.patches, settings={},
+        stages=[StageRecord("fine-tuning", "given", {}, None)], seconds={"all": 1, "network": 0, "pictures": 0},
+    )  # fmt: skip
+    report.draw_report(tmp_path, facts)
     told = Page((tmp_path / "report.html").read_text())
-    assert f"Dice {NOTHING} {NOTHING} to {NOTHING}" in told.words and "nan" not in told.words
+    assert f"Dice {UNDEFINED} {UNDEFINED} to {UNDEFINED}" in told.words and "nan" not in told.words
     assert "A published network, tested" in told.words and "Training" not in told.words
     assert "Left out of a mean" in told.words and "Dice (5 images)" in told.words
 
@@ -212,7 +221,7 @@ def test_figures_that_are_undefined(tested, tmp_path):
 # --- what fails ---
 
 
-@pytest.mark.parametrize("place", [(charts, "save_png"), (pictures, "draw"), (report, "write_page")])
+@pytest.mark.parametrize("place", [(charts, "save_png"), (image_figures, "draw"), (report, "write_page")])
 def test_a_drawing_that_fails_costs_no_results(make_results, tmp_path, monkeypatch, capsys, place):
     def fail(*_):
         raise RuntimeError("no ink")

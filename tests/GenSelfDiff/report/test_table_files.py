@@ -15,7 +15,7 @@ OVERLAP = ["Dice", "Jaccard", "precision", "sensitivity", "specificity", "accura
 MASKS = [*OVERLAP, "Hausdorff (px)", "HD95 (px)"]
 OBJECTS = ["AJI", "PQ", "SQ", "RQ", "object F1", "GlaS F1", "object Dice", "object Hausdorff (px)"]
 TWO_DECIMALS = {"Hausdorff_distance", "Hausdorff (px)", "HD95 (px)", "object Hausdorff (px)"}
-CLASSES = ["background", "one", "Hausdorff: two"]  # a class that is called like a metric
+CLASSES = ["background", "Hausdorff: one", "two"]  # a class that is called like a metric
 AVERAGED = {
     "as published: mean over patches, classes without background": PUBLISHED,
     "standard: mean over images, classes without background": MASKS,

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: every image's figures by method, their differences, and crops of the images themselves."""
+"""Figures of a comparison: every image's metrics by method, their differences, and crops of the images themselves."""
 
 import textwrap
 from pathlib import Path
@@ -8,46 +8,47 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from GenSelfDiff.comparison.statistics import DISTANCES, Result
-from GenSelfDiff.report.pictures import add_legend
+from GenSelfDiff.comparison.statistics import Result
+from GenSelfDiff.metrics import STANDARD
+from GenSelfDiff.report.image_figures import class_legend
 from utils_general import read_rgb, save_figure
 
 CROP = 256  # pixels of each image that are shown, from its middle
-ACROSS = 4  # figures side by side
+ACROSS = 4  # metrics side by side
 
 
 def draw_comparison(table: pd.DataFrame, means: pd.DataFrame, differences: pd.DataFrame, path: Path) -> None:
-    """Two panels a figure: a line an image over the results, with means; and the paired differences to the first.
+    """Two panels a metric: a line an image over the results, with means; and the paired differences to the first.
 
     `table` is that of `comparison.side_by_side`, `means` and `differences` hold rows of `comparison.estimates` and
     `comparison.differences`. Bars are 95 % intervals.
     """
-    figures = list(dict.fromkeys(table.figure))
+    metrics = [STANDARD[name] for name in dict.fromkeys(table.figure)]
     names = list(dict.fromkeys(means.result))
-    across, down = min(ACROSS, len(figures)), -(-len(figures) // ACROSS)
+    across, down = min(ACROSS, len(metrics)), -(-len(metrics) // ACROSS)
     width = max(3.2, 0.75 * len(names) + 1)
-    plot, axes = plt.subplots(
+    figure, axes = plt.subplots(
         2 * down, across, figsize=(width * across, 5.6 * down), squeeze=False, layout="constrained",
         height_ratios=[3, 2] * down,
     )  # fmt: skip
     for panel in axes.flat:
         panel.set_visible(False)
-    for i, figure in enumerate(figures):
+    for i, metric in enumerate(metrics):
         upper, lower = axes[i // ACROSS * 2 : i // ACROSS * 2 + 2, i % ACROSS]
-        values = table.loc[table.figure == figure, names].to_numpy(float)
-        _draw_values(upper, values, means[means.figure == figure])
-        _draw_differences(lower, values, differences[differences.figure == figure])
-        unit = " (px; less is better)" if figure in DISTANCES else ""
-        upper.set_title(figure + unit, fontsize=11)
+        values = table.loc[table.figure == metric.name, names].to_numpy(float)
+        _draw_values(upper, values, means[means.figure == metric.name])
+        _draw_differences(lower, values, differences[differences.figure == metric.name])
+        unit = f" ({metric.unit}; less is better)" if not metric.higher_is_better else ""
+        upper.set_title(metric.name + unit, fontsize=11)
         lower.set_ylabel("difference")
         lower.set_xticks(range(len(names)), [textwrap.fill(n.replace("_", " "), 16) for n in names], fontsize=8)
         lower.tick_params("x", rotation=0 if len(names) < 4 else 30)
-    plot.suptitle(
-        f"{len(table) // len(figures)} test images: a line each; mean and 95 % interval over images. "
+    figure.suptitle(
+        f"{len(table) // len(metrics)} test images: a line each; mean and 95 % interval over images. "
         f"Below: paired differences to {names[0]}",
         fontsize=11,
     )
-    save_figure(plot, path)
+    save_figure(figure, path)
 
 
 def _bars(panel: Axes, positions: np.ndarray, rows: pd.DataFrame, **style: object) -> None:
@@ -100,5 +101,6 @@ def draw_crops(results: list[Result], sources: list[str], path: Path) -> None:
             panel.axis("off")
             if panel in axes[0]:
                 panel.set_title(textwrap.fill(title, 30), fontsize=10)
-    add_legend(figure, results[0].summary["classes"])
+    legend = class_legend(results[0].summary["classes"])
+    figure.legend(handles=legend, loc="outside lower center", ncols=4, frameon=False)
     save_figure(figure, path)

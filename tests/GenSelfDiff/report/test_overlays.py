@@ -1,45 +1,15 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
-from GenSelfDiff.evaluation.evaluate import Image
 from GenSelfDiff.palette import colours
-from GenSelfDiff.report.pictures import (
-    ERRORS,
-    contours,
-    draw,
-    draw_example,
-    error_kinds,
-    errors,
-    on_tissue,
-    overlay,
-    write_label_maps,
-)
-from utils_general import InputError, read_index_map, read_rgb
-
-TISSUE, CLASS_1, CLASS_2 = [200, 100, 150], [255, 69, 0], [127, 255, 0]
+from GenSelfDiff.report.overlays import ERRORS, contours, error_kinds, errors, on_tissue, overlay
+from tests.GenSelfDiff.report.squares import CLASS_1, CLASS_2, TISSUE, squares
 
 
 @pytest.fixture
 def image():
-    """A true square of class 1 that is missed, one that is found, and an object of class 2 that is not there."""
-    truth, prediction = np.zeros((30, 30), int), np.zeros((30, 30), int)
-    truth[2:8, 2:8] = truth[12:18, 12:18] = 1
-    prediction[12:18, 12:18] = 1
-    prediction[22:28, 2:8] = 2
-    numbers = [np.zeros((30, 30), np.int32) for _ in range(2)]
-    numbers[0][2:8, 2:8], numbers[0][12:18, 12:18] = 5, 9
-    numbers[1][12:18, 12:18], numbers[1][22:28, 2:8] = 1, 2
-    pixels = np.full((30, 30, 3), TISSUE, np.uint8)
-    covered, confidence = np.ones((30, 30), bool), np.ones((30, 30), np.float32)
-    return Image("a", "test", pixels, covered, truth, prediction, confidence, *numbers)
-
-
-def test_published_colours_and_a_repeat_beyond_seven_classes():
-    assert colours(np.array([[0, 1, 2, 3]])).tolist() == [[[0, 0, 0], CLASS_1, CLASS_2, [135, 206, 250]]]
-    assert (colours(np.array([[8, 9]])) == colours(np.array([[1, 2]]))).all()
+    return squares()
 
 
 def test_contours_of_what_is_missed_found_and_invented(image):
@@ -52,23 +22,6 @@ def test_contours_of_what_is_missed_found_and_invented(image):
     for inside in ((4, 4), (14, 14), (24, 4), (10, 10)):
         assert picture[inside].tolist() == TISSUE
     assert (image.pixels == TISSUE).all()  # the image itself is untouched
-
-
-def test_pictures_are_pixel_by_pixel(image, tmp_path):
-    draw(image, ["background", "one", "two"], tmp_path)
-    assert (read_rgb(tmp_path / "a_image.png") == image.pixels).all()
-    assert (read_rgb(tmp_path / "a_truth.png") == colours(image.truth)).all()
-    assert (read_rgb(tmp_path / "a_prediction.png") == colours(image.prediction)).all()
-    assert (read_rgb(tmp_path / "a_overlay.png") == overlay(image)).all()
-    assert min(read_rgb(tmp_path / "a_panel.png").shape[:2]) > 1000  # small images are magnified
-
-
-def test_label_maps(image, tmp_path):
-    write_label_maps(image, tmp_path)
-    assert (read_index_map(tmp_path / "a_classes.png") == image.prediction).all()
-    assert (read_index_map(tmp_path / "a_instances.png") == image.instances).all()
-    with pytest.raises(InputError, match="a: 65537 predicted objects do not fit a 16-bit PNG: raise --minimum-area"):
-        write_label_maps(replace(image, instances=np.full((2, 2), 65537)), tmp_path)
 
 
 def test_contours_are_the_overlay_without_the_tissue(image):
@@ -122,9 +75,3 @@ def test_the_legend_names_the_errors_that_there_can_be(image):
     assert error_kinds(image, ["background", "one"]) == ["found", "predicted, not there", "missed"]
     image.covered[0] = False
     assert error_kinds(image, ["background", "one", "two"]) == list(ERRORS)
-
-
-def test_an_example_is_one_picture(image, tmp_path):
-    draw_example(image, ["background", "$x", "two"], "best: $a", tmp_path / "a.png")
-    height, width = read_rgb(tmp_path / "a.png").shape[:2]
-    assert height > 600 and width > 3 * height

@@ -1,0 +1,27 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from GenSelfDiff.evaluation.calibration import calibration_bins, calibration_error
+from tests.GenSelfDiff.report.squares import squares
+
+
+def test_calibration_error_by_hand():
+    """90 pixels said 0.9 of which 81 are right, 10 said 0.6 of which 3 are: 10 % of the pixels are 0.3 off."""
+    bins = np.zeros((20, 3))
+    bins[18], bins[12] = (90, 81.0, 81), (10, 6.0, 3)
+    assert calibration_error(bins) == pytest.approx(0.03)
+    assert calibration_error(bins[:, [0, 2, 1]]) == pytest.approx(0.03)  # too careful is as wrong as too sure
+    assert math.isnan(calibration_error(np.zeros((20, 3))))
+
+
+def test_bins_by_hand():
+    """900 pixels, 36 missed and 36 invented; the last row is in no patch, of the first the network is less sure."""
+    covered, confidence = np.ones((30, 30), bool), np.ones((30, 30), np.float32)
+    covered[29], confidence[0] = False, 0.62
+    bins = calibration_bins(replace(squares(), covered=covered), confidence)
+    expected = np.zeros((20, 3))
+    expected[12], expected[19] = (30, 30 * 0.62, 30), (840, 840, 840 - 2 * 36)
+    assert bins == pytest.approx(expected)
