@@ -107,7 +107,7 @@ class Evaluation:
 def evaluate(
     predict: Predictor, patches: Patches, classes: list[str], settings: InstanceSettings
 ) -> Iterator[tuple[PredictedImage, ImageScores]]:
-    """Predict the images of `patches` one by one; of each, the image and its scores (see `Evaluation.of`)."""
+    """Predictor the images of `patches` one by one; of each, the image and its scores (see `Evaluation.of`)."""
     method = instance_method(settings, patches.data_set)
     groups = patches.index.groupby(["split", "source"], sort=False)
     for _, rows in tqdm(groups, "images", groups.ngroups, disable=None):
