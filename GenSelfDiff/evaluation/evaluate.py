@@ -10,13 +10,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from GenSelfDiff import released_layout
-from GenSelfDiff.data import Patches
 from GenSelfDiff.evaluation import pixel_metrics
 from GenSelfDiff.evaluation.calibration import calibration_bins
 from GenSelfDiff.evaluation.images import ImagePatches, PredictedImage, stitch_probabilities, within
 from GenSelfDiff.evaluation.instance_metrics import instance_counts, instance_metrics
 from GenSelfDiff.instances import InstanceSettings, of_class, to_instances
 from GenSelfDiff.metrics import PUBLISHED, STANDARD, STANDARD_IN_PATCHES
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.predictor import Predictor
 from utils_general import DataSet, InputError
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from GenSelfDiff.data import Patches
 from GenSelfDiff.evaluation.instance_metrics import check_instances
 from GenSelfDiff.instances import InstanceSettings, to_instances
+from GenSelfDiff.patches import Patches
 from utils_general import InputError, read_index_map, write_png
 
 LABEL_MAPS = "label_maps"  # folder of the predicted maps in that of the results

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from GenSelfDiff.data import Patches
 from GenSelfDiff.evaluation.evaluate import Evaluation
 from GenSelfDiff.evaluation.images import LABEL_MAPS, PredictedImage, read_again
 from GenSelfDiff.metrics import STANDARD
 from GenSelfDiff.palette import colours
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.report.image_figures import draw_example
 from GenSelfDiff.report.overlays import contours, error_kinds, errors, on_tissue
 

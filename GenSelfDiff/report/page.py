@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from GenSelfDiff.data import Patches
 from GenSelfDiff.evaluation.calibration import calibration_error
 from GenSelfDiff.evaluation.evaluate import Evaluation
 from GenSelfDiff.evaluation.pixel_metrics import ABSENT_CLASSES
 from GenSelfDiff.metrics import STANDARD, UNDEFINED
 from GenSelfDiff.palette import colours
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.report import charts
 from GenSelfDiff.report.examples import RANKED_BY, Example
 from GenSelfDiff.report.overlays import ERRORS

@@ -9,12 +9,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from GenSelfDiff.data import Patches
 from GenSelfDiff.evaluation.calibration import calibration_error
 from GenSelfDiff.evaluation.evaluate import Evaluation, check_patches, evaluate
 from GenSelfDiff.evaluation.images import LABEL_MAPS, read_again, write_label_maps
 from GenSelfDiff.evaluation.pixel_metrics import ABSENT_CLASSES
 from GenSelfDiff.instances import InstanceSettings
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.predictor import Predictor
 from GenSelfDiff.report import charts, image_figures
 from GenSelfDiff.report.examples import draw_examples
@@ -175,5 +175,5 @@ def _print(evaluation: Evaluation) -> None:
         f"\n{len(evaluation.images)} images, {len(evaluation.patches)} patches. "
         f"Predicted objects by {evaluation.method}, true ones from {evaluation.truth_instances}.\n"
         f"Absent classes: {ABSENT_CLASSES} (in {undefined} images a figure is left out, {MARKER} says which).\n"
-        '"AJI" and "Hausdorff_distance" as published are not those of other papers: see the README.'
+        '"AJI" and "Hausdorff_distance" as published are not those of other papers: see docs/evaluation.md.'
     )

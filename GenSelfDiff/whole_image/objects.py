@@ -109,28 +109,28 @@ def join_blocks(blocks: Blocks, method: InstanceMethod, minimum_area: int, progr
     Connected components: labels that share a pixel. Watershed: labels that share more than half of their pixels where
     both blocks see them. Background that one class alone encloses joins it, as in `instances.fill_holes`.
     """
-    counts = [len(blocks.read("labels", block, "class_of")) for block in range(len(blocks))]
-    all_labels = _Labels.of(counts)
-    first = all_labels.first
+    classes = [blocks.read("labels", block, "class_of") for block in range(len(blocks))]
+    first = np.concatenate([[0], np.cumsum([len(class_of) for class_of in classes])])
+    areas, borders = [], []
     same, around = [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
-    for block in range(len(blocks)):
-        box, here = blocks.box(block, MARGINS[method]), slice(first[block], first[block + 1])
+    for block, class_of in enumerate(classes):
+        box = blocks.box(block, MARGINS[method])
         labels = blocks.read("labels", block, "labels")
-        all_labels.class_of[here] = blocks.read("labels", block, "class_of")
-        all_labels.area[here] = np.bincount(labels[inner(blocks, block, box)].ravel(), minlength=counts[block])
+        areas.append(np.bincount(labels[inner(blocks, block, box)].ravel(), minlength=len(class_of)))
+        borders.append(np.isin(np.arange(len(class_of)), _on_image_border(labels, box, blocks)))
         for other in blocks.before(block):
             shared = _shared(labels, box, blocks.read("labels", other, "labels"), blocks.box(other, MARGINS[method]))
             same.append(_same(*shared, method) + [first[block], first[other]])
         if method == "components":
-            around.append(_touching(labels, all_labels.class_of[here]) + first[block])
-            all_labels.at_border[first[block] + _on_image_border(labels, box, blocks)] = True
+            around.append(_touching(labels, class_of) + first[block])
         progress()
+    everything = _Labels(first, np.concatenate(classes), np.concatenate(areas), np.concatenate(borders))
     same, around = np.concatenate(same), np.concatenate(around)
     group = _groups(first[-1], same)
     if method == "components":
-        holes = _holes(group, all_labels, around)
+        holes = _holes(group, everything, around)
         group = _groups(first[-1], np.concatenate([same, around[holes[group[around[:, 0]]]]]))
-    return _number(group, all_labels, minimum_area)
+    return _number(group, everything, minimum_area)
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,7 @@ class _Labels:
     area: np.ndarray
     """pixels inside its block"""
     at_border: np.ndarray
-    """whether it reaches the border of the image (asked for connected components only)"""
-
-    @classmethod
-    def of(cls, counts: list[int]) -> "_Labels":
-        """Room for as many labels as each block has."""
-        first = np.concatenate([[0], np.cumsum(counts)])
-        return cls(first, *(np.zeros(first[-1], dtype) for dtype in (np.int64, np.int64, bool)))
+    """whether it reaches the border of the image"""
 
 
 def _shared(labels: np.ndarray, box: Box, others: np.ndarray, other_box: Box) -> tuple[np.ndarray, np.ndarray]:

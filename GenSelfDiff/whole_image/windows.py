@@ -86,10 +86,8 @@ def predict_box(
         for (x, y), probabilities in zip(batch, network.predict(images), strict=True):
             # What window and region share, in pixels of the region and of the window
             x0, x1, y0, y1 = max(x, left), min(x + windows.size, right), max(y, top), min(y + windows.size, bottom)
-            of_region, of_window = (
-                np.s_[y0 - top : y1 - top, x0 - left : x1 - left],
-                np.s_[y0 - y : y1 - y, x0 - x : x1 - x],
-            )
+            of_region = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+            of_window = np.s_[y0 - y : y1 - y, x0 - x : x1 - x]
             covered[of_region] += weights[of_window]
             total[:, *of_region] += weights[of_window] * probabilities[:, *of_window]
         done(len(batch))

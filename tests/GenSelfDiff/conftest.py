@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from GenSelfDiff.data import Patches
 from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.report import results as report
 from GenSelfDiff.report.results import Method, ReportSettings, run_test

@@ -1,3 +1,4 @@
+import shutil
 import warnings
 from itertools import product
 
@@ -184,7 +185,10 @@ def test_a_gap_between_patches_is_no_hole_in_a_gland(tmp_path):
     gland = np.ones((64, 64), int)
     for name in ("annotated", "by components"):
         patches = write_cut(tmp_path / name, np.zeros((64, 64, 3), np.uint8), gland, 16, 24)
-        patches.has_instances = name == "annotated"
+        if name == "by components":
+            shutil.rmtree(patches.folder / "instances")
+            patches = patches_to_test(tmp_path / name)
+        assert patches.has_instances == (name == "annotated")
         evaluation, (seen,) = run(patches, lambda i: one_hot(np.ones(i.shape[:3], int)), instances="components")
         assert ((seen.instances > 0) == seen.covered).all() and ((seen.true_instances > 0) == seen.covered).all()
         assert seen.covered.sum() == 9 * 16 * 16 and evaluation.images.Dice[0] == 1
