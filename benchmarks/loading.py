@@ -49,7 +49,9 @@ from GenSelfDiff.data import (
 )
 from GenSelfDiff.decoded import read_decoded
 from GenSelfDiff.devices import Devices, set_up_alone
-from GenSelfDiff.settings import RECIPES, RecipeName
+from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.pretrain import SS_diff
+from GenSelfDiff.settings import RecipeName
 from GenSelfDiff.training import to_device
 from utils_general import (
     MONUSEG,
@@ -65,8 +67,12 @@ from utils_general import (
 
 H200_IMAGES_PER_SECOND = 0.30 * 989e12 / 455e9
 LINKED = 144  # different files among the patches
-AUGMENTATIONS = {"pretrain": flips, "finetune": finetuning_augmentation}
-AUGMENTATION_SETTINGS = ("quarter_turns", "stain_jitter")
+AUGMENTATIONS = {
+    "pretrain": lambda recipe: flips(SS_diff.Settings.of(recipe).quarter_turns),
+    "finetune": lambda recipe: finetuning_augmentation(
+        Diff_Seg.Settings.of(recipe).quarter_turns, Diff_Seg.Settings.of(recipe).stain_jitter
+    ),
+}
 RANGE = (-1.0, 1.0)
 
 
@@ -169,12 +175,6 @@ class Case:
     workers: int
 
 
-def augmentation(stage: str, recipe: str) -> Any:
-    """That of a stage with the settings of a recipe."""
-    chosen = {k: v for k, v in RECIPES[recipe][stage].items() if k in AUGMENTATION_SETTINGS}
-    return AUGMENTATIONS[stage](**chosen)
-
-
 def prepare(device: str) -> Devices:
     """A new process as a script is: one thread, and the system's own way to start workers, not that of the pool."""
     torch.set_num_threads(1)
@@ -187,7 +187,7 @@ def measure(folder: Path, case: Case, settings: Settings) -> dict[str, Any]:
     devices = prepare(settings.device)
     before, start = memory()["resident"], time.perf_counter()
     patches = Patches(folder, labelled=case.stage == "finetune")
-    training = PatchDataset([patches], "train", SPLIT_SEED, augmentation(case.stage, case.recipe))
+    training = PatchDataset([patches], "train", SPLIT_SEED, AUGMENTATIONS[case.stage](case.recipe))
     validation = PatchDataset([patches], "val", SPLIT_SEED)
     for dataset in (training, validation):
         dataset.fingerprint()
@@ -288,7 +288,7 @@ def parts(folder: Path, settings: Settings) -> dict[str, float]:
     image, label = tv_tensors.Image(item["image"].movedim(-1, 0)), tv_tensors.Mask(item["label"])
     for recipe in settings.recipes:
         for stage in AUGMENTATIONS:
-            change, inputs = augmentation(stage, recipe), (image, label) if stage == "finetune" else (image,)
+            change, inputs = AUGMENTATIONS[stage](recipe), (image, label) if stage == "finetune" else (image,)
             found[f"augmentation of {stage}, {recipe}"] = cost(lambda _, do=change, inputs=inputs: do(*inputs))
     found |= hand_over(item, settings, devices)
     together = torch.stack([item["image"]] * settings.batch_size)

@@ -141,7 +141,7 @@ class Experiment:
         common = ["--precision", settings.precision, "--device", settings.device]
         self.testing = common
         self.training = [*common, "--seed", settings.seed, "--batch-size", settings.batch_size]
-        self.training += ["--workers", settings.workers, "--save-minutes", 1]
+        self.training += ["--workers", settings.workers, "--save-minutes", 1, "--cache"]
 
     @property
     def left(self) -> float:
