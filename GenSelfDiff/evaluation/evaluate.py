@@ -119,22 +119,31 @@ def evaluate(
         annotated, prediction = image_patches.stitched(), whole.argmax(0)
         instances = within(annotated.covered, to_instances(prediction, method, settings))
         image = PredictedImage(**vars(annotated), prediction=prediction, instances=instances)
-        matrix = pixel_metrics.confusion_matrix(
-            image.truth[image.covered], image.prediction[image.covered], len(classes)
-        )
-        counts = class_instance_counts(image, len(classes))
-        by_class = mask_metrics(image.truth, image.prediction, matrix) | instance_metrics(counts)
-        yield (
-            image,
-            ImageScores(
-                patches=patch_rows(image_patches, probabilities.argmax(1), classes),
-                image={"source": image.source, "split": image.split, **columns(by_class, classes)},
-                matrix=matrix,
-                counts=counts,
-                calibration=calibration_bins(image, whole.max(0)),
-                seconds=seconds,
-            ),
-        )
+        rows_of_patches = patch_rows(image_patches, probabilities.argmax(1), classes)
+        yield image, score(image, whole.max(0), classes, patches=rows_of_patches, seconds=seconds)
+
+
+def score(
+    image: PredictedImage,
+    confidence: np.ndarray,
+    classes: list[str],
+    *,
+    patches: list[dict[str, object]],
+    seconds: float,
+) -> ImageScores:
+    """Measure an image; `confidence` is the probability of its predicted class (H, W), the rest is taken over."""
+    truth, prediction = image.truth[image.covered], image.prediction[image.covered]
+    matrix = pixel_metrics.confusion_matrix(truth, prediction, len(classes))
+    counts = class_instance_counts(image, len(classes))
+    by_class = mask_metrics(image.truth, image.prediction, matrix) | instance_metrics(counts)
+    return ImageScores(
+        patches=patches,
+        image={"source": image.source, "split": image.split, **columns(by_class, classes)},
+        matrix=matrix,
+        counts=counts,
+        calibration=calibration_bins(image, confidence),
+        seconds=seconds,
+    )
 
 
 def instance_method(settings: InstanceSettings, data_set: DataSet) -> str:
