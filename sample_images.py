@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from GenSelfDiff.data import Patches, pretraining_folder
+from GenSelfDiff.data import pretraining_folder
+from GenSelfDiff.patches import Patches
 from utils_general import (
     GENERATED,
     MONUSEG,

@@ -23,6 +23,10 @@ PATIENCE = {"nccl": timedelta(minutes=10), "gloo": timedelta(hours=1)}
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
+# Options of glibc's mallopt(3), by their numbers in malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+MIB = 2**20
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -161,8 +165,8 @@ def keep_freed_memory(large: bool = True) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    options = {-1: -1, -2: (256 if large else 64) * 2**20}  # M_TRIM_THRESHOLD, M_TOP_PAD
-    options |= {-4: 0} if large else {-4: 65536, -3: 32 * 2**20}  # M_MMAP_MAX, M_MMAP_THRESHOLD
+    options = {M_TRIM_THRESHOLD: -1, M_TOP_PAD: (256 if large else 64) * MIB}  # never give the heap's end back
+    options |= {M_MMAP_MAX: 0} if large else {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 * MIB}
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         for option, value in options.items():

@@ -40,7 +40,6 @@ from GenSelfDiff.augmentation import finetuning_augmentation, flips, tv_tensors
 from GenSelfDiff.data import (
     EpochBatches,
     PatchDataset,
-    Patches,
     derived_seed,
     labelled_folder,
     loader,
@@ -50,6 +49,7 @@ from GenSelfDiff.data import (
 from GenSelfDiff.decoded import read_decoded
 from GenSelfDiff.devices import Devices, set_up_alone
 from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.settings import RecipeName
 from GenSelfDiff.training import to_device

@@ -26,8 +26,9 @@ from benchmarks.tables import machine, markdown
 from experiments.timed import Record, run_for, stopped_gently
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.statistics import Result
-from GenSelfDiff.data import Patches, labelled_folder, pretraining_folder
+from GenSelfDiff.data import labelled_folder, pretraining_folder
 from GenSelfDiff.devices import Precision, check_precision, pick_device
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.settings import RecipeName
 from utils_general import MONUSEG, ROOT, SPLIT_SEED, InputError, at_least, plain, replace_file, run_script, write_json
 

@@ -18,7 +18,8 @@ import pandas as pd
 
 from benchmarks.tables import write_table
 from experiments.grid import GridSettings, folder_name, run, run_all
-from GenSelfDiff.data import Patches, pretraining_folder
+from GenSelfDiff.data import pretraining_folder
+from GenSelfDiff.patches import Patches
 from utils_general import MONUSEG, ROOT, run_script, save_figure
 
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.augmentation import finetuning_augmentation
-from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, Patches, labelled_folder
+from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, labelled_folder
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train.losses import LossName, segmentation_loss
 from GenSelfDiff.history import MetricSums
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.run_folder import RunFolder
 from GenSelfDiff.settings import SCRATCH, TrainingSettings, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from GenSelfDiff.augmentation import flips
-from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, Patches, pretraining_folder, to_image
+from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, pretraining_folder, to_image
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.diffusion import GaussianDiffusion, ScheduleName
 from GenSelfDiff.history import MetricSums
 from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.samplers import sample
 from GenSelfDiff.settings import TrainingSettings, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
@@ -136,8 +137,9 @@ def main(settings: Settings) -> None:
     model = DiffusionNet(settings.dim)
     initialise(model, settings.initial_weights)
     stage = NoisePrediction(settings, training.size, devices.device)
+    resolutions = {f.data_set.mpp for f in folders}
     about = {"data_sets": [describe(f.data_set) for f in folders], "patch_size": training.size}
-    about["mpp"] = [f.data_set.mpp for f in folders]
+    about["mpp"] = resolutions.pop() if len(resolutions) == 1 else None  # of several, none is that of the network
     Trainer(stage, model, settings, training, validation, devices, about).run()
 
 

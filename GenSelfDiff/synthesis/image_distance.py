@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from GenSelfDiff.data import Patches, pretraining_folder
+from GenSelfDiff.data import pretraining_folder
+from GenSelfDiff.patches import Patches
 from utils_general import SPLIT_SEED, InputError, read_rgb
 
 SMALLEST = 16  # pixels, the side of the coarsest level

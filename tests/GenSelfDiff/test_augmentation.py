@@ -6,7 +6,8 @@ import torch
 from skimage.color import rgb_from_hed
 
 from GenSelfDiff.augmentation import StainJitter, finetuning_augmentation, flips, tv_tensors
-from GenSelfDiff.data import PatchDataset, Patches
+from GenSelfDiff.data import PatchDataset
+from GenSelfDiff.patches import Patches
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import (
     EpochBatches,
     PatchDataset,
-    Patches,
     labelled_folder,
     pretraining_folder,
     to_image,
     to_input,
 )
 from GenSelfDiff.devices import Devices
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.training import to_device
 from utils_general import InputError
 

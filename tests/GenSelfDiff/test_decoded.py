@@ -16,11 +16,11 @@ from PIL import Image
 
 from GenSelfDiff import decoded
 from GenSelfDiff.augmentation import finetuning_augmentation
-from GenSelfDiff.data import EpochBatches, PatchDataset, Patches, loader, stop_workers
+from GenSelfDiff.data import EpochBatches, PatchDataset, loader, stop_workers
 from GenSelfDiff.decoded import read_decoded
 from GenSelfDiff.devices import Devices
 from GenSelfDiff.downstream_train import Diff_Seg
-from GenSelfDiff.patches import IndexedLayout
+from GenSelfDiff.patches import IndexedLayout, Patches
 from GenSelfDiff.pretrain import SS_diff
 from tests.GenSelfDiff.runs import assert_same_run, command, start
 from utils_general import InputError

@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 
 from GenSelfDiff import checkpoint, networks, training, unet_checkpoint
 from GenSelfDiff.augmentation import finetuning_augmentation
-from GenSelfDiff.data import PatchDataset, Patches
+from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import Devices
 from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
 from tests.GenSelfDiff.runs import assert_same_run, command, history, start
 from utils_general import InputError

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from GenSelfDiff.augmentation import flips
-from GenSelfDiff.data import PatchDataset, Patches
+from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import set_up
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.settings import TrainingSettings, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from utils_general import run_script

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import loading
 from benchmarks.loading import Settings, main, make_data_set, processor_seconds
-from GenSelfDiff.data import Patches
+from GenSelfDiff.patches import Patches
 
 ROW = {"workers": 1, "patches/s": 1.0}
 
