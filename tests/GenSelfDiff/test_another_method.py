@@ -20,9 +20,8 @@ from utils_general import InputError, plain
 @pytest.fixture
 def settings(tiny_data_set, tmp_path):
     return toy.Settings(
-        data=tiny_data_set, run_name=str(tmp_path / "toy"), epochs=40, batch_size=4, learning_rate=1e-2,
-        betas=(0.9, 0.999), input_range=(0.0, 1.0), ema=0.5, workers=0, device="cpu", save_minutes=0.0,
-    )  # fmt: skip
+        data=tiny_data_set, run_name=str(tmp_path / "toy"), ema=0.5, workers=0, device="cpu", save_minutes=0.0
+    )
 
 
 @pytest.fixture

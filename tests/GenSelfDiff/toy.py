@@ -19,8 +19,14 @@ from utils_general import run_script
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
     stage = "toy"
-    data: Path
+    data: Path = Path()
+    run_name: str = "toy"
+    epochs: int = 40
+    batch_size: int = 4
+    learning_rate: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
     dim: int = 8
+    input_range: tuple[float, float] = (0.0, 1.0)
 
 
 class Net(nn.Module):
