@@ -87,7 +87,7 @@ def check_fields(content: dict[str, Any], wanted: dict[str, Wanted], where: str)
     """`InputError` for the first value that is there and not as wanted; `where` names the file."""
     for name, rule in wanted.items():
         if name in content and not rule.holds(content[name]):
-            raise InputError(f"{where} holds {name} = {_shown(content[name])}: {rule.words} is wanted")
+            raise InputError(f"{where} holds {name} = {_shown(content[name])}; wanted: {rule.words}")
 
 
 def _shown(value: Any) -> str:

@@ -189,10 +189,11 @@ def open_image(path: Path, wanted: str) -> Image.Image:
     Only `IMAGE_FORMATS` are opened, whatever the file is called. Colours of more than 8 bits are refused: Pillow would
     drop the lower ones.
     """
-    if path.exists() and not path.is_file():
+    if not path.is_file() and path.exists():
         raise InputError(f"{wanted} {path} is no file")  # opening a pipe would wait for ever
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
+            image.info["pages"] = getattr(image, "n_frames", 1)  # not to be had of a closed file
             deep = len(image.getbands()) > 1 and _bits(image) > 8
             if not deep:
                 image.load()
@@ -234,7 +235,7 @@ def remarks(image: Image.Image) -> list[str]:
     found = [said[image.mode]] if image.mode in said else []
     if has_opacity(image):
         found.append("has opacity: what is transparent is taken as white")
-    if (pages := getattr(image, "n_frames", 1)) > 1:
+    if (pages := image.info["pages"]) > 1:
         found.append(f"has {pages} pages: the first is read")
     with contextlib.suppress(Exception):  # of damaged EXIF data nothing is known
         if image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1):
@@ -266,7 +267,7 @@ def read_index_map(path: Path) -> np.ndarray:
         raise InputError(f"label image {path} has {array.shape[2]} channels: one with an index in each pixel is wanted")
     if "jpeg" in (str(image.format).lower(), image.info.get("compression")):
         raise InputError(f"label image {path} is compressed as JPEG, which changes indices: write it anew, as png")
-    if (pages := getattr(image, "n_frames", 1)) > 1:
+    if (pages := image.info["pages"]) > 1:
         raise InputError(f"label image {path} has {pages} pages: one with an index in each pixel is wanted")
     return whole_numbers(array, f"label image {path}").astype(np.int32)
 

@@ -70,6 +70,22 @@ def _write_patches(folder, sources, splits, size=16, per_source=4, labelled=True
     pd.DataFrame(rows, columns=["patch", "source", "x", "y", "split"]).to_csv(folder / "index.csv", index=False)
 
 
+def damaged(whole, rng):
+    """Bytes with a few changed, taken out or put in, or with the end cut off: what disks and editors do."""
+    content = bytearray(whole)
+    for _ in range(rng.integers(1, 4)):
+        place, kind = int(rng.integers(0, max(1, len(content)))), rng.integers(0, 8)
+        if kind == 0:
+            del content[place:]
+        elif kind == 1:
+            del content[place : place + int(rng.integers(1, 9))]
+        elif kind == 2:
+            content[place:place] = rng.bytes(int(rng.integers(1, 5)))
+        else:
+            content[place : place + 1] = rng.bytes(1)
+    return bytes(content)
+
+
 @pytest.fixture
 def write_patches():
     """The function that writes a folder of patches."""
