@@ -87,10 +87,11 @@ def check_fields(content: dict[str, Any], wanted: dict[str, Wanted], where: str)
     """`InputError` for the first value that is there and not as wanted; `where` names the file."""
     for name, rule in wanted.items():
         if name in content and not rule.holds(content[name]):
-            raise InputError(f"{where} holds {name} = {_shown(content[name])}; wanted: {rule.words}")
+            raise InputError(f"{where} holds {name} = {shown(content[name])}; wanted: {rule.words}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for a message: its beginning, on one line."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number too long or a list too deep to be written
@@ -103,7 +104,7 @@ def check_name(name: Any, where: str) -> None:
     usable = _is_one_line(name) and name not in ("", ".", "..") and not set(name) & set("/\\")
     if not usable or len(name.encode()) > 200:
         raise InputError(
-            f"{where} names an image {_shown(name)}: "
+            f"{where} names an image {shown(name)}: "
             "a name without /, \\ and control characters, in UTF-8 and of at most 200 bytes, is wanted"
         )
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from file_contents import shown
 from GenSelfDiff import checkpoint
 from utils_general import InputError
 
@@ -39,9 +40,11 @@ def load_segmentation(path: Path, device: torch.device) -> tuple[nn.Module, dict
     loaded = checkpoint.load(path)
     stage = loaded.get("stage", "finetune")
     if stage not in METHODS:
-        raise InputError(f"{path} is of a stage {stage!r}; known are {', '.join(METHODS)}: update the project")
+        raise InputError(f"{path} is of a stage {shown(stage)}; known are {', '.join(METHODS)}: update the project")
     if not METHODS[stage].segments:
         raise InputError(f"{path} is of pre-training; a fine-tuned one is needed here: run Diff_Seg.py first")
     module, _, function = METHODS[stage].build.partition(":")
     network = getattr(importlib.import_module(module), function)(loaded, path)
+    if "classes" not in loaded or "input_range" not in loaded.get("settings", {}):
+        raise InputError(f"{path} does not say its classes, or the input_range of its settings: it is not whole")
     return network.to(device).eval(), loaded

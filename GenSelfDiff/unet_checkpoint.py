@@ -1,22 +1,39 @@
 """What belongs to the U-Net in a checkpoint: building it again, the published layout, handing its weights on."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from file_contents import check_fields, one_of, whole
 from GenSelfDiff import checkpoint
+from GenSelfDiff.diffusion import ScheduleName
 from GenSelfDiff.unet import DiffusionNet, SegNet
-from utils_general import InputError
+from utils_general import MOST_CLASSES, InputError
 
 HEAD = "net.final_conv."  # what fine-tuning starts anew, as published
 LAST_CONVOLUTION = "net.final_conv.1.weight"
+WIDEST = 4096  # of `dim`: its network would have 150 billion parameters
+SETTINGS = {
+    "timestep": whole(0, 10**6),
+    "timesteps": whole(1, 10**6),
+    "schedule": one_of(*get_args(ScheduleName)),
+}
+"""What a U-Net's run sets, and its checkpoint says."""
 
 
 def dim_of(state: dict[str, Tensor], path: Path) -> int:
-    """The width `dim` of the network whose parameters these are; `InputError` where it is no such U-Net."""
-    return _last_convolution(state, path).shape[1]
+    """The width `dim` of the network whose parameters these are; `InputError` where it is no such U-Net.
+
+    Looked at before a network is made of it: a wrong width would be asked for in memory.
+    """
+    dim = _last_convolution(state, path).shape[1]
+    if dim % 8 or not 8 <= dim <= WIDEST:
+        raise InputError(f"{path} is no checkpoint of this network: its width is {dim}, no multiple of 8 to {WIDEST}")
+    with torch.device("meta"):  # shapes only
+        _check_fit({k: v for k, v in DiffusionNet(dim).state_dict().items() if not k.startswith(HEAD)}, state, path)
+    return dim
 
 
 def _last_convolution(state: dict[str, Tensor], path: Path) -> Tensor:
@@ -25,9 +42,16 @@ def _last_convolution(state: dict[str, Tensor], path: Path) -> Tensor:
     return state[LAST_CONVOLUTION]
 
 
+def _check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
+    """`InputError` names the first of the tensors `wanted` that `state` has not, or of another shape."""
+    if wrong := [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]:
+        raise InputError(f"{path} does not fit the network: {len(wrong)} parameters differ, first {wrong[0]}")
+
+
 def diffusion_net(loaded: dict[str, Any], path: Path) -> DiffusionNet:
     """The noise network of a pre-training checkpoint."""
     state = loaded["model_state_dict"]
+    check_fields(loaded.get("settings", {}), SETTINGS, f"{path}, settings,")
     return _fill(DiffusionNet(dim_of(state, path)), state, path)
 
 
@@ -37,9 +61,14 @@ def segmentation_net(loaded: dict[str, Any], path: Path) -> SegNet:
     A published one names no classes: they are then called "class 1", "class 2", and the published input range holds.
     """
     state = loaded["model_state_dict"]
-    classes, dim = _last_convolution(state, path).shape[:2]
+    classes, dim = _last_convolution(state, path).shape[0], dim_of(state, path)
+    if not 2 <= classes <= MOST_CLASSES:
+        raise InputError(f"{path} tells {classes} classes apart; 2 to {MOST_CLASSES} are possible")
     loaded.setdefault("classes", ["background", *(f"class {c}" for c in range(1, classes))])
     loaded.setdefault("settings", {"input_range": [0.0, 1.0]})
+    if len(loaded["classes"]) != classes:
+        raise InputError(f"{path} names {len(loaded['classes'])} classes; its network tells {classes} apart")
+    check_fields(loaded["settings"], SETTINGS, f"{path}, settings,")
     return _fill(SegNet(dim, classes, loaded["settings"].get("timestep", 0)), state, path)
 
 
@@ -61,10 +90,9 @@ def load_pretraining(path: Path) -> dict[str, Any]:
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
     """Load all parameters; `InputError` says which do not fit."""
     wanted = model.state_dict()
-    wrong = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
-    wrong += [k for k in state if k not in wanted]
-    if wrong:
-        raise InputError(f"{path} does not fit the network: {len(wrong)} parameters differ, first {wrong[0]}")
+    _check_fit(wanted, state, path)
+    if more := [k for k in state if k not in wanted]:
+        raise InputError(f"{path} does not fit the network: it has {len(more)} parameters more, first {more[0]}")
     model.load_state_dict(state)
     return model
 

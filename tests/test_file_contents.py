@@ -7,23 +7,8 @@ import pytest
 
 from file_contents import DataSet, check_name, read_table
 from GenSelfDiff.patches import Patches
-from tests.conftest import damaged
+from tests.conftest import HOSTILE, damaged, read_or_refuse
 from utils_general import InputError
-
-HOSTILE = [
-    *(None, True, -1, 0, 0.5, 1e300, 2**70, 10**400, "", "x", "a\nb", "../../x", "\ud800"),
-    *([], [[]], {}, ["a", "a"], ["a", 1], [None], {"a": [1]}, float("nan"), float("inf")),
-    *("9" * 5000, list(range(300)), 20, 2**15),
-]
-
-
-def read_or_refuse(read):
-    """What `read` gives, or the one line in which it refuses; any other exception is the test's failure."""
-    try:
-        return read()
-    except InputError as error:
-        assert "\n" not in str(error) and len(str(error)) < 1000
-        return None
 
 
 @pytest.mark.parametrize(
