@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from file_contents import shown
 from GenSelfDiff import checkpoint, unet_checkpoint
 from utils_general import InputError
 
@@ -51,6 +52,8 @@ def load_segmentation(path: Path, device: torch.device) -> tuple[nn.Module, dict
     if network is None:
         stage = "" if loaded["stage"] == "pretrain" else f" ({loaded['stage']})"
         raise InputError(f"{path} is of pre-training{stage}; a fine-tuned one is needed here: run Diff_Seg.py first")
+    if "classes" not in loaded or "input_range" not in loaded.get("settings", {}):
+        raise InputError(f"{path} does not say its classes, or the input_range of its settings: it is not whole")
     return _function(network)(loaded, path).to(device).eval(), loaded
 
 
@@ -66,7 +69,7 @@ def load_start(path: Path) -> Start:
 def _method(loaded: dict[str, Any], path: Path, published: str) -> TrainedMethod:
     stage = loaded.get("stage", published)
     if stage not in METHODS:
-        raise InputError(f"{path} is of a stage {stage!r}; known are {', '.join(METHODS)}: update the project")
+        raise InputError(f"{path} is of a stage {shown(stage)}; known are {', '.join(METHODS)}: update the project")
     return METHODS[stage]
 
 

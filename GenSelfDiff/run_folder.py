@@ -67,8 +67,8 @@ class RunFolder:
 
         A setting that the run's version did not know has its default there. `processes`: how many there are now.
         """
-        last = checkpoint.load(self.last)
-        if last.get("stage") != stage:
+        last = checkpoint.load_to_go_on(self.last)
+        if last["stage"] != stage:
             raise InputError(f"{self.last} is of another stage; choose another --run-name, or start over with --fresh")
         theirs = {**defaults, **last["settings"], **last}
         # Where the learning rate decays, the length of the run is part of what it computes.

@@ -405,10 +405,14 @@ class Trainer:
         ours["joint_batch"] = self.batches.batch_size
         processes = self.devices.world_size * self.devices.replicas
         last = self.folder.read_last(self.stage.name, ours, plain(type(self.settings)()), processes)
-        self.model.load_state_dict(last["model_state_dict"])
-        self.optimizer.load_state_dict(last["optimizer_state_dict"])
-        if self.average:
-            self.average.model.load_state_dict(last["ema_state_dict"])
+        try:
+            self.model.load_state_dict(last["model_state_dict"])
+            self.optimizer.load_state_dict(last["optimizer_state_dict"])
+            if self.average:
+                self.average.model.load_state_dict(last["ema_state_dict"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error).strip().splitlines()[0][:160]
+            raise InputError(f"{self.folder.last} does not fit: {reason}; start over with --fresh") from None
         self.epoch, self.best_loss, self.history = last["epoch"], last["best_loss"], last["history"]
         self.step, self.seconds = last["step"], last["seconds"]
         if self.devices.main:  # the sums are those of all processes: one of them carries them on

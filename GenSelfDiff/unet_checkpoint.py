@@ -1,23 +1,38 @@
 """What belongs to the U-Net in a checkpoint: building it again, the published layout, handing its weights on."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from file_contents import check_fields, one_of, whole
 from GenSelfDiff import checkpoint
+from GenSelfDiff.diffusion import ScheduleName
 from GenSelfDiff.unet import DiffusionNet, SegNet
-from utils_general import InputError
+from utils_general import MOST_CLASSES, InputError
 
 HEAD = "net.final_conv."  # what fine-tuning starts anew, as published: the last block and the last convolution
 LAST_CONVOLUTION = f"{HEAD}1.weight"
 FIRST_BLOCK = "net.downs.0.0.block1.proj.weight"  # as wide as the network's name says
+WIDEST = 512  # of `dim`: its network has two billion parameters
+SETTINGS = {
+    "timestep": whole(0, 10**6),
+    "timesteps": whole(1, 10**6),
+    "schedule": one_of(*get_args(ScheduleName)),
+}
+"""What a U-Net's run sets, and its checkpoint says."""
 
 
 def dim_of(state: dict[str, Tensor], path: Path) -> int:
-    """The width `dim` of the network that these parameters are of; `InputError` where it is no such U-Net."""
-    return _matrix(state, FIRST_BLOCK, path).shape[0]
+    """The width `dim` of the network that these parameters are of; `InputError` where it is no such U-Net.
+
+    Looked at before a network is made of it: a wrong width would be asked for in memory.
+    """
+    dim = _matrix(state, FIRST_BLOCK, path).shape[0]
+    if dim % 8 or not 8 <= dim <= WIDEST:
+        raise InputError(f"{path} does not fit the network: its width is {dim}, no multiple of 8 to {WIDEST}")
+    return dim
 
 
 def _matrix(state: dict[str, Tensor], name: str, path: Path) -> Tensor:
@@ -36,6 +51,7 @@ def _check_diffusion(loaded: dict[str, Any], path: Path) -> None:
     outputs = _matrix(loaded["model_state_dict"], LAST_CONVOLUTION, path).shape[0]
     if loaded.get("stage", "pretrain") != "pretrain" or outputs != 3:
         raise InputError(f"{path} is of a segmentation network; one of pre-training is needed here")
+    check_fields(loaded.get("settings", {}), SETTINGS, f"{path}, settings,")
 
 
 def load_diffusion(path: Path, device: torch.device) -> tuple[DiffusionNet, dict[str, Any]]:
@@ -59,18 +75,28 @@ def published_facts(loaded: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def segmentation_net(loaded: dict[str, Any], path: Path) -> SegNet:
     """The segmentation network of a fine-tuning checkpoint."""
-    state = loaded["model_state_dict"]
+    state, settings = loaded["model_state_dict"], loaded["settings"]
     classes = len(_matrix(state, LAST_CONVOLUTION, path))
-    return _fill(SegNet(dim_of(state, path), classes, loaded["settings"].get("timestep", 0)), state, path)
+    if not 2 <= classes <= MOST_CLASSES:
+        raise InputError(f"{path} tells {classes} classes apart; 2 to {MOST_CLASSES} are possible")
+    if len(loaded["classes"]) != classes:
+        raise InputError(f"{path} names {len(loaded['classes'])} classes; its network tells {classes} apart")
+    check_fields(settings, SETTINGS, f"{path}, settings,")
+    return _fill(SegNet(dim_of(state, path), classes, settings.get("timestep", 0)), state, path)
+
+
+def _check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
+    """`InputError` names the first of the tensors `wanted` that `state` has not, or of another shape."""
+    if wrong := [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]:
+        raise InputError(f"{path} does not fit the network: {len(wrong)} parameters differ, first {wrong[0]}")
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
     """Load all parameters; `InputError` says which do not fit."""
     wanted = model.state_dict()
-    wrong = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
-    wrong += [k for k in state if k not in wanted]
-    if wrong:
-        raise InputError(f"{path} does not fit the network: {len(wrong)} parameters differ, first {wrong[0]}")
+    _check_fit(wanted, state, path)
+    if more := [k for k in state if k not in wanted]:
+        raise InputError(f"{path} does not fit the network: it has {len(more)} parameters more, first {more[0]}")
     model.load_state_dict(state)
     return model
 

@@ -11,9 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from utils_general import DataSet, write_json
+from file_contents import DataSet
+from utils_general import InputError, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+HOSTILE = [
+    *(None, True, -1, 0, 0.5, 1e300, 2**70, 10**400, "", "x", "a\nb", "../../x", "\ud800"),
+    *([], [[]], {}, ["a", "a"], ["a", 1], [None], {"a": [1]}, float("nan"), float("inf")),
+    *("9" * 5000, list(range(300)), 20, 2**15),
+]
+"""Values of all kinds but the one wanted."""
 torch.set_num_threads(1)  # the suite runs in one process a core
 
 
@@ -67,6 +74,31 @@ def _write_patches(folder, sources, splits, size=16, per_source=4, labelled=True
                 Image.fromarray((disc * (k + 1)).astype(np.uint16)).save(folder / "instances" / f"instance_{i}.png")
             rows.append((i, source, k % across * size, k // across * size, split))
     pd.DataFrame(rows, columns=["patch", "source", "x", "y", "split"]).to_csv(folder / "index.csv", index=False)
+
+
+def read_or_refuse(read):
+    """What `read` gives, or the one line in which it refuses; any other exception is the test's failure."""
+    try:
+        return read()
+    except InputError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1000
+        return None
+
+
+def damaged(whole, rng):
+    """Bytes with a few changed, taken out or put in, or with the end cut off: what disks and editors do."""
+    content = bytearray(whole)
+    for _ in range(rng.integers(1, 4)):
+        place, kind = int(rng.integers(0, max(1, len(content)))), rng.integers(0, 8)
+        if kind == 0:
+            del content[place:]
+        elif kind == 1:
+            del content[place : place + int(rng.integers(1, 9))]
+        elif kind == 2:
+            content[place:place] = rng.bytes(int(rng.integers(1, 5)))
+        else:
+            content[place : place + 1] = rng.bytes(1)
+    return bytes(content)
 
 
 @pytest.fixture

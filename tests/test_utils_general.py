@@ -1,17 +1,23 @@
+import contextlib
 import errno
 import os
+import struct
 import sys
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import EpsImagePlugin, ExifTags, Image
 
+from tests.conftest import damaged
 from utils_general import (
     InputError,
     contact_sheet,
     list_images,
     read_index_map,
+    read_json,
     read_rgb,
     replace_file,
     replace_folder,
@@ -142,3 +148,133 @@ def test_an_output_folder_that_cannot_be_made_ends_in_one_line(run_script_file, 
     below_a_file = tiny_data_set / "dataset.json" / "images"
     done = run_script_file("sample_images.py", "--data", tiny_data_set, "--output", below_a_file, check=False)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+# --- images as they come ---
+
+
+def sixteen_bit_png(path, channels, colour_type):
+    """Pillow cannot write one: size 4 x 4, every channel 0x01ff."""
+    rows = b"".join(b"\0" + b"\x01\xff" * 4 * channels for _ in range(4))
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, colour_type, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(("channels", "colour_type"), [(3, 2), (4, 6), (2, 4)])
+def test_sixteen_bit_colours_do_not_lose_a_byte(tmp_path, channels, colour_type):
+    sixteen_bit_png(tmp_path / "deep.png", channels, colour_type)
+    with pytest.raises(InputError, match=r"deep.png has more than 8 bits a channel \(mode RGB"):
+        read_rgb(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_sixteen_bit_tifs_do_not_lose_a_byte(tmp_path, planes, compression):
+    pixels = np.full((4, 4, 3), 0x01FF, np.uint16)
+    pixels = pixels if planes == "contig" else pixels.transpose(2, 0, 1)
+    options = {"photometric": "rgb", "planarconfig": planes, "compression": compression}
+    tifffile.imwrite(tmp_path / "deep.tif", pixels, **options)
+    with pytest.raises(InputError, match="deep.tif has more than 8 bits a channel"):
+        read_rgb(tmp_path / "deep.tif")
+
+
+def test_a_script_in_postscript_is_not_run(tmp_path, monkeypatch):
+    """Whatever it is called: Pillow would start the first `gs` on the PATH to draw it."""
+    gs = tmp_path / "bin" / "gs"
+    gs.parent.mkdir()
+    gs.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    gs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{gs.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # Pillow looks for it once
+    (tmp_path / "x.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    with pytest.raises(InputError, match=r"cannot read image .*x.png"):
+        read_rgb(tmp_path / "x.png")
+    assert not (tmp_path / "started").exists()
+    with Image.open(tmp_path / "x.png") as image, contextlib.suppress(OSError):  # the danger is there
+        image.load()
+    assert (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_what_is_transparent_is_white(tmp_path, mode):
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0, 3], pixels[0, 1, 3] = 255, 51  # black: opaque, a fifth, not at all
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image = Image.fromarray(np.array([[0, 1], [2, 2]], np.uint8), mode="P")
+        image.putpalette([0] * 9)
+        image.save(tmp_path / "a.png", transparency=bytes([255, 51, 0]))
+    else:
+        (image if mode == "RGBA" else image.convert(mode)).save(tmp_path / ("a.png" if mode != "PA" else "a.tif"))
+    told = []
+    read = read_rgb(next(tmp_path.glob("a.*")), told)
+    assert read[..., 0].tolist() == [[0, 204], [255, 255]] and (read == read[..., :1]).all()
+    assert "has opacity: what is transparent is taken as white" in told
+
+
+def test_what_is_not_read_is_said(tmp_path):
+    pages = [Image.new("RGB", (4, 6), (10 * i, 0, 0)) for i in range(3)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pages[0].save(tmp_path / "turned.jpg", exif=exif)
+    pages[0].save(tmp_path / "plain.png")
+    told = {}
+    for file in tmp_path.iterdir():
+        assert read_rgb(file, told.setdefault(file.name, [])).shape == (6, 4, 3)
+    assert told["pages.tif"] == ["has 3 pages: the first is read"]
+    assert told["turned.jpg"] == ["its EXIF data want it turned: it is read as stored"]
+    assert told["plain.png"] == []
+
+
+def test_labels_are_the_numbers_meant_or_refused(tmp_path):
+    numbers = np.array([[0, 1], [2, 3]])
+    Image.fromarray(numbers.astype(np.float32)).save(tmp_path / "whole.tif")
+    assert read_index_map(tmp_path / "whole.tif").tolist() == numbers.tolist()
+    for wrong in (0.5, np.nan, np.inf, 1e12):
+        Image.fromarray(np.where(numbers == 3, wrong, numbers).astype(np.float32)).save(tmp_path / "half.tif")
+        with pytest.raises(InputError, match="half.tif holds .*: whole numbers are wanted"):
+            read_index_map(tmp_path / "half.tif")
+    page = Image.fromarray(numbers.astype(np.uint8))
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
+    with pytest.raises(InputError, match="pages.tif has 2 pages"):
+        read_index_map(tmp_path / "pages.tif")
+    page.save(tmp_path / "lossy.png", format="JPEG")
+    with pytest.raises(InputError, match="lossy.png is compressed as JPEG, which changes indices"):
+        read_index_map(tmp_path / "lossy.png")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="image .*a.png is no file"):
+        read_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's own, of damaged tifs
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+def test_damaged_images_are_read_or_named(tmp_path, suffix):
+    rng = np.random.default_rng(11)
+    Image.fromarray(rng.integers(0, 256, (12, 10, 3), np.uint8)).save(tmp_path / f"whole.{suffix}")
+    whole, file = (tmp_path / f"whole.{suffix}").read_bytes(), tmp_path / f"damaged.{suffix}"
+    for _ in range(150):
+        file.write_bytes(damaged(whole, rng))
+        with contextlib.suppress(InputError):
+            assert read_rgb(file).shape[2] == 3
+        with contextlib.suppress(InputError):
+            assert read_index_map(file).ndim == 2
+
+
+def test_json_of_any_kind_is_read_or_refused(tmp_path):
+    for text in ("[" * 100_000, "9" * 10_000, "\ufeff{}", '{"a": }', ""):
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match="a.json is not valid JSON"):
+            read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b'"\xff"')
+    with pytest.raises(InputError, match="a.json is not valid JSON"):
+        read_json(tmp_path / "a.json")

@@ -19,7 +19,7 @@ import tifffile
 from PIL import Image as PillowImage
 from scipy.ndimage import binary_dilation, uniform_filter
 
-from utils_general import IMAGE_EXTENSIONS, InputError, open_image
+from utils_general import IMAGE_EXTENSIONS, IMAGE_FORMATS, InputError, has_opacity, on_white, open_image, remarks
 
 EXTENSIONS = (*IMAGE_EXTENSIONS, ".svs", ".ndpi", ".scn", ".bif", ".mrxs")
 PLAUSIBLE = (0.02, 20.0)  # micrometres a pixel of a microscope; 72 or 300 dpi, written by programs unasked, are not
@@ -123,10 +123,7 @@ def _on_white(pixels: np.ndarray) -> np.ndarray:
     """Grey (H, W) or pixels with opacity (H, W, 4) as uint8 (H, W, 3), what is transparent white."""
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=-1)
-    if pixels.shape[-1] == 4 and (pixels[..., 3] < 255).any():
-        opacity = pixels[..., 3:] / np.float32(255)
-        return (pixels[..., :3] * opacity + 255 * (1 - opacity) + 0.5).astype(np.uint8)
-    return np.ascontiguousarray(pixels[..., :3])
+    return on_white(pixels) if pixels.shape[-1] == 4 else np.ascontiguousarray(pixels[..., :3])
 
 
 def open_source(path: Path) -> Source:
@@ -215,7 +212,7 @@ def _whole_tif(path: Path, mpp: float | None) -> DecodedImage | None:
 def _opened(path: Path) -> PillowImage.Image:
     """Not decoded yet; `InputError` for more pixels than Pillow dares to."""
     try:
-        return PillowImage.open(path)
+        return PillowImage.open(path, formats=IMAGE_FORMATS)
     except PillowImage.DecompressionBombError:
         raise InputError(f"{path} has too many pixels to be decoded at once: {TO_SLIDE}") from None
 
@@ -233,11 +230,9 @@ def _decoded(path: Path, mpp: float | None) -> DecodedImage:
     dpi = image.info.get("dpi", (0, 0))[0]
     if mpp is None and image.format != "TIFF" and dpi:
         mpp = _plausible(TIF_UNITS[TIF_INCH] / float(dpi))
-    note = {"1": "black and white", "L": "grey, not H&E in colour", "CMYK": "CMYK, colours are approximate"}.get(
-        image.mode, ""
-    )
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        image, note = image.convert("RGBA"), "has opacity: what is transparent is taken as white"
+    note = "; ".join(remarks(image))
+    if has_opacity(image):
+        image = image.convert("RGBA")
     elif image.mode != "RGB":
         image = image.convert("RGB")
     return DecodedImage(path, np.asarray(image), mpp, note)

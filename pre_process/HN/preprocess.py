@@ -74,7 +74,7 @@ def read_record(record: dict[str, Any], indices: dict[str, int], where: str) -> 
             for thing in objects:
                 vertices = np.array([(float(p["x"]), float(p["y"])) for p in thing["geometry"]]).reshape(-1, 2)
                 outlines.append((indices[simplified(name)], np.asarray_chkfinite(vertices)))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError(f"{where}, class {name!r}: a list of polygons, geometry: [x, y], is wanted") from None
     return outlines
 

@@ -68,12 +68,12 @@ def read_outlines(file: Path) -> list[np.ndarray]:
     try:
         for _, element in ET.iterparse(file):
             if element.tag == "Region":
-                vertices = [(float(v.attrib["X"]), float(v.attrib["Y"])) for v in element.iter("Vertex")]
+                vertices = [(float(v.get("X", "")), float(v.get("Y", ""))) for v in element.iter("Vertex")]
                 outlines.append(np.array(vertices).reshape(-1, 2))
                 element.clear()
-    except ET.ParseError as error:
+    except (ET.ParseError, LookupError, UnicodeError) as error:  # broken, or in an encoding that nobody knows
         raise InputError(f"cannot read {file}: {error}; is the file complete?") from None
-    except (KeyError, ValueError):
+    except ValueError:
         raise InputError(f"cannot read {file}: region {len(outlines) + 1} has a vertex without numbers X, Y") from None
     if not outlines:
         raise InputError(f"{file} holds no Region: an annotation as Aperio ImageScope writes it is wanted")

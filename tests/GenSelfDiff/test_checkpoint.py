@@ -9,6 +9,7 @@ import torch
 
 from GenSelfDiff import checkpoint, networks, unet_checkpoint
 from GenSelfDiff.unet import DiffusionNet, SegNet
+from tests.conftest import HOSTILE, damaged, read_or_refuse
 from utils_general import InputError
 
 CPU = torch.device("cpu")
@@ -85,7 +86,7 @@ def test_truncated_and_missing_files(tmp_path):
 
 def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.pth"
-    checkpoint.save(path, {"model_state_dict": DiffusionNet(8).state_dict(), "epoch": 1})
+    checkpoint.save(path, {"model_state_dict": DiffusionNet(8).state_dict(), "epoch": 1, "loss": 0.5})
     real_write = Path.write_bytes
 
     def disk_full(file, content):
@@ -146,3 +147,139 @@ def test_find_names_the_runs_there_are(tmp_path, monkeypatch):
     assert checkpoint.find("mine") == checkpoint.find(str(tmp_path / "mine")) == tmp_path / "mine" / "best.pth"
     with pytest.raises(InputError, match="no run 'yours'.*there are: mine"):
         checkpoint.find("yours")
+
+
+# --- what a checkpoint holds is checked where it is read ---
+
+
+def whole(model, **changes):
+    """What a run of fine-tuning saves, of a network or of its parameters."""
+    state = model if isinstance(model, dict) else model.state_dict()
+    content = {"epoch": 3, "loss": 0.5, "model_state_dict": state, "stage": "finetune", "patch_size": 16, "mpp": 0.5}
+    settings = {"input_range": (0.0, 1.0), "timestep": 0}
+    return {**content, "settings": settings, "classes": ["background", "thing"], "instances": None, **changes}
+
+
+@pytest.fixture(scope="module")
+def state():
+    return SegNet(8, 2).state_dict()
+
+
+def segments(path):
+    """Whether a checkpoint gives a network that segments, or is refused in one line; what it is trained on."""
+    loaded = read_or_refuse(lambda: networks.load_segmentation(path, CPU))
+    if loaded is not None:
+        low, high = loaded[1]["settings"]["input_range"]
+        assert low < high and len(loaded[1]["classes"]) == 2
+    return loaded is not None
+
+
+@pytest.mark.parametrize("field", ["epoch", "loss", "stage", "settings", "classes", "patch_size", "mpp", "instances",
+                                   "version", "model_state_dict"])  # fmt: skip
+def test_every_field_is_as_wanted_or_named(tmp_path, state, field):
+    """All values of other kinds, of which each field takes few."""
+    taken = 0
+    for value in HOSTILE:
+        torch.save(whole(state, **{field: value}), tmp_path / "a.pth")
+        taken += segments(tmp_path / "a.pth")
+        if taken == 0:
+            with pytest.raises(InputError, match=r"a\.pth"):
+                networks.load_segmentation(tmp_path / "a.pth", CPU)
+    assert taken < 12
+    content = whole(state)
+    content.pop(field, None)
+    torch.save(content, tmp_path / "a.pth")
+    assert segments(tmp_path / "a.pth") == (field not in ("epoch", "loss", "model_state_dict"))
+
+
+@pytest.mark.parametrize("name", ["input_range", "timestep"])
+def test_settings_that_nobody_can_compute_with_are_refused(tmp_path, state, name):
+    for value in [*HOSTILE, (1.0, 0.0), (0.0, float("nan")), (0, 1, 2), ("0", "1")]:
+        settings = {"input_range": (0.0, 1.0), name: value}
+        torch.save(whole(state, settings=settings), tmp_path / "a.pth")
+        if not segments(tmp_path / "a.pth"):
+            with pytest.raises(InputError, match=rf"settings, holds {name} = "):
+                networks.load_segmentation(tmp_path / "a.pth", CPU)
+        else:
+            assert name == "timestep" and value in (0, 20, 2**15)
+
+
+@pytest.mark.parametrize("name", ["timesteps", "schedule"])
+def test_a_diffusion_process_that_is_none_is_refused(tmp_path, name):
+    for value in HOSTILE:
+        content = whole(DiffusionNet(8), stage="pretrain", settings={name: value})
+        torch.save(content, tmp_path / "a.pth")
+        loaded = read_or_refuse(lambda: unet_checkpoint.load_diffusion(tmp_path / "a.pth", CPU))
+        assert loaded is None or (name == "timesteps" and value in (20, 2**15))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, state, number):
+    """A network of such weights sees no object anywhere."""
+    spoilt = {**state, "net.init_conv.bias": torch.full_like(state["net.init_conv.bias"], number)}
+    checkpoint.save(tmp_path / "a.pth", whole(spoilt))
+    with pytest.raises(
+        InputError, match=r"a.pth holds weights that are not finite numbers .* first net.init_conv.bias"
+    ):
+        networks.load_segmentation(tmp_path / "a.pth", CPU)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(10**6, 10**6, 10**6),
+        torch.zeros(2, 8, 1, 1, device="meta"),
+        torch.zeros(2, 8, 1, 1).to_sparse(),
+        torch.zeros(2, 8, 1, 1, dtype=torch.complex64),
+        torch.zeros(2, 10**7, 1, 1, dtype=torch.bool),
+        torch.zeros(2, 4096, 1, 1),
+        torch.zeros(300, 8, 1, 1),
+        torch.zeros(0, 8, 1, 1),
+        torch.zeros(2, 0, 1, 1),
+        torch.zeros(2),
+        torch.tensor(1.0),
+    ],
+)
+def test_tensors_that_are_no_parameters_ask_for_no_memory(tmp_path, state, tensor):
+    torch.save(whole({**state, unet_checkpoint.LAST_CONVOLUTION: tensor}), tmp_path / "a.pth")
+    assert not segments(tmp_path / "a.pth")
+
+
+def test_names_and_number_of_classes_agree(tmp_path, state):
+    torch.save(whole(state, classes=["background", "a", "b"]), tmp_path / "a.pth")
+    with pytest.raises(InputError, match="a.pth names 3 classes; its network tells 2 apart"):
+        networks.load_segmentation(tmp_path / "a.pth", CPU)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, of damaged files
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_a_damaged_checkpoint_is_read_or_refused(tmp_path, state, form):
+    """Bytes flipped, removed and put in where the values are described, in both formats of PyTorch."""
+    rng, path = np.random.default_rng(11), tmp_path / "a.pth"
+    small = {unet_checkpoint.LAST_CONVOLUTION: state[unet_checkpoint.LAST_CONVOLUTION]}
+    torch.save(whole(small), path, _use_new_zipfile_serialization=form == "zip")
+    content = path.read_bytes()
+    for _ in range(300):
+        path.write_bytes(damaged(content, rng))
+        loaded = read_or_refuse(lambda: checkpoint.load(path))
+        assert loaded is None or all(v.isfinite().all() for v in loaded["model_state_dict"].values())
+
+
+GO_ON = {"step": 0, "joint_batch": 4, "means": {"loss": [1.0, 2]}, "seconds": 0.0, "best_loss": float("inf"),
+         "history": [{"epoch": 1, "loss": 0.5}], "patches": ["a", "b"],
+         "optimizer_state_dict": {"state": {}, "param_groups": []}}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", list(GO_ON))
+def test_what_a_run_goes_on_from_is_as_wanted_or_named(tmp_path, state, field):
+    small, path = {unet_checkpoint.LAST_CONVOLUTION: state[unet_checkpoint.LAST_CONVOLUTION]}, tmp_path / "last.pth"
+    torch.save(whole(small, **GO_ON), path)
+    assert checkpoint.load_to_go_on(path)["step"] == 0
+    taken = 0
+    for value in HOSTILE:
+        torch.save(whole(small, **{**GO_ON, field: value}), path)
+        taken += read_or_refuse(lambda: checkpoint.load_to_go_on(path)) is not None
+    assert taken < 12
+    torch.save(whole(small, **{k: v for k, v in GO_ON.items() if k != field}), path)
+    with pytest.raises(InputError, match=f"last.pth holds no '{field}': no run goes on from it; .* --fresh"):
+        checkpoint.load_to_go_on(path)

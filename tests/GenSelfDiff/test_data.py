@@ -138,22 +138,69 @@ def test_few_labels(tiny_data_set):
         patches.keep_sources(5)
 
 
-def test_released_layout(tmp_path):
-    """image_<i>.jpg and label_patches.mat, as the released preprocessing wrote them."""
-    (tmp_path / "train" / "images").mkdir(parents=True)
+@pytest.fixture
+def released(tmp_path):
+    """A folder as the released preprocessing wrote it, image_<i>.jpg and label_patches.mat: 10 patches, 3 classes."""
+    folder = tmp_path / "train"
+    (folder / "images").mkdir(parents=True)
     for i in range(10):
-        Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(tmp_path / "train" / "images" / f"image_{i}.jpg")
+        Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(folder / "images" / f"image_{i}.jpg")
     labels = np.zeros((10, 16, 16), np.uint8)
     labels[7, 2:5] = 2
-    scipy.io.savemat(tmp_path / "train" / "label_patches.mat", {"data": labels, "label": "train_labels"})
-    patches = Patches(labelled_folder(tmp_path), labelled=True)
-    assert (patches.label(7) == labels[7]).all() and patches.image(9)[0, 0, 0] == pytest.approx(180, abs=3)
+    scipy.io.savemat(folder / "label_patches.mat", {"data": labels, "label": "train_labels"})
+    return folder
+
+
+def test_released_layout(released):
+    patches = Patches(labelled_folder(released.parent), labelled=True)
+    label = np.zeros((16, 16))
+    label[2:5] = 2
+    assert (patches.label(7) == label).all() and patches.image(9)[0, 0, 0] == pytest.approx(180, abs=3)
+    assert not patches.label(6).any() and patches.label(7).dtype == np.int32
     assert patches.data_set.classes == ["background", "class 1", "class 2"]
     validation = set(np.random.RandomState(2023).permutation(10)[9:])
     assert set(patches.select("val")) == validation and len(patches.select("train")) == 9
     with pytest.raises(InputError, match="neither index.csv nor label_patches.mat"):
-        (tmp_path / "train" / "label_patches.mat").unlink()
-        Patches(tmp_path / "train", labelled=True)
+        (released / "label_patches.mat").unlink()
+        Patches(released, labelled=True)
+
+
+def test_a_matrix_that_kills_its_reader_is_one_line(released):
+    """At byte 184 the file names the type of the numbers: with 255 there, SciPy 1.17 dies of a segmentation fault."""
+    file = released / "label_patches.mat"
+    content = bytearray(file.read_bytes())
+    content[184] = 255
+    file.write_bytes(content)
+    said = r"label_patches\.mat(: its reader crashed \(SIGSEGV\)| cannot be read)"
+    with pytest.raises(InputError, match=said) as raised:
+        Patches(released, labelled=True)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"labels": np.zeros((10, 16, 16))}, "cannot be read as a MATLAB file with an array 'data'"),
+        ({"data": "text"}, "holds no array of class indices in 'data'"),
+        ({"data": {"a": 1}}, "holds no array of class indices in 'data'"),
+        ({"data": np.full((10, 16, 16), 299)}, "holds class 299; 0 to 255 are allowed"),
+        ({"data": np.full((10, 16, 16), -1)}, "holds class -1"),
+        ({"data": np.full((10, 16, 16), np.nan)}, "holds class nan"),
+        ({"data": np.full((10, 16, 16), 0.5)}, "holds 0.5: whole numbers are wanted"),
+        ({"data": np.zeros((9, 16, 16))}, r"labels \(9, 16, 16\), the folder 10 patches of \(16, 16\)"),
+        ({"data": np.zeros((0, 0))}, r"labels \(0, 0\), the folder 10 patches"),
+    ],
+)
+def test_a_matrix_that_holds_no_labels_is_refused(released, data, message):
+    scipy.io.savemat(released / "label_patches.mat", data)
+    with pytest.raises(InputError, match=f"label_patches.mat.* {message}"):
+        Patches(released, labelled=True)
+
+
+def test_a_number_of_any_length_in_a_name(released):
+    (released / "images" / "image_0.jpg").rename(released / "images" / f"image_{'9' * 30}.jpg")
+    with pytest.raises(InputError, match="9999.jpg is not named image_<number>"):
+        Patches(released)
 
 
 @pytest.mark.parametrize(

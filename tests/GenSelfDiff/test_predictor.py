@@ -147,7 +147,9 @@ def test_objects_are_told_apart_as_the_run_says_or_as_its_classes_usually_are(
 
 
 def test_mistakes_are_named(settings, tmp_path):
-    checkpoint.save(tmp_path / "p.pth", {"stage": "pretrain", "model_state_dict": DiffusionNet(8).state_dict()})
+    checkpoint.save(
+        tmp_path / "p.pth", {**CONTENT, "stage": "pretrain", "model_state_dict": DiffusionNet(8).state_dict()}
+    )
     for change, message in (
         ({"batch_size": 0}, "--batch-size is 0"),
         ({"run": "nobody"}, "no run 'nobody'"),

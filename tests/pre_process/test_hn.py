@@ -1,11 +1,14 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from pre_process.HN.preprocess import CLASSES, Settings, main
-from utils_general import DataSet, InputError, read_rgb
+from file_contents import DataSet
+from pre_process.HN.preprocess import CLASSES, Settings, class_indices, main, read_export
+from tests.conftest import damaged, read_or_refuse
+from utils_general import InputError, read_rgb
 
 
 def box(x, y, width, height):
@@ -132,6 +135,22 @@ def test_broken_export(settings, raw, content, match):
     (raw / "export.json").write_text(content)
     with pytest.raises(InputError, match=match):
         main(settings)
+
+
+def test_a_damaged_export_is_read_or_refused(raw):
+    rng, file = np.random.default_rng(11), next(raw.glob("*.json"))
+    whole = file.read_bytes()
+    numbers = b"9" * 400, b"1e999", b"null", b'"a"', b"[]", b"{}"
+    for i in range(300):
+        content = damaged(whole, rng)
+        if i % 3 == 0:  # a value of another kind, or a number too large to be one
+            values = re.split(rb"(?<=: )", whole)
+            place = rng.integers(1, len(values))
+            values[place] = re.sub(rb"^[^,}\]]+", numbers[rng.integers(len(numbers))], values[place])
+            content = b"".join(values)
+        file.write_bytes(content)
+        found = read_or_refuse(lambda: read_export(raw, class_indices({})))
+        assert found is None or all(np.isfinite(v).all() for outlines in found[1].values() for _, v in outlines)
 
 
 def test_missing_files(settings, raw, tmp_path):

@@ -4,9 +4,11 @@ from functools import partial
 import numpy as np
 import pytest
 
+from file_contents import DataSet
 from pre_process.MoNuSeg.preprocess import TEST_FOLDER, TRAINING_FOLDER, Settings, draw_nuclei, main, read_outlines
 from pre_process.patches import SourceImage
-from utils_general import DataSet, InputError
+from tests.conftest import damaged, read_or_refuse
+from utils_general import InputError
 
 
 def write_xml(path, *annotations):
@@ -77,12 +79,23 @@ def test_region_partly_outside(tmp_path):
         ("<A><Region/><Region><Vertex X='1'/></Region></A>", r"a.xml: region 2 has a vertex without numbers X, Y"),
         ("<A><Region><Vertex X='1,5' Y='2'/></Region></A>", r"a.xml: region 1 has a vertex without numbers X, Y"),
         ("<A><Region><Vertex X='nan' Y='2'/></Region></A>", r"a.xml: a vertex is not a finite number"),
+        ("<?xml version='1.0' encoding='nobody'?><A/>", r"cannot read .*a.xml: .*; is the file complete"),
     ],
 )
 def test_broken_xml(tmp_path, content, match):
     (tmp_path / "a.xml").write_text(content)
     with pytest.raises(InputError, match=match):
         read_outlines(tmp_path / "a.xml")
+
+
+def test_a_damaged_annotation_is_read_or_refused(tmp_path):
+    rng, file = np.random.default_rng(11), tmp_path / "a.xml"
+    vertices = "".join(f'<Vertex X="{x}.5" Y="{y}.25"/>' for x, y in ((1, 2), (9, 2), (9, 8)))
+    whole = f"<?xml version='1.0' encoding='utf-8'?><A><Region>{vertices}</Region></A>".encode()
+    for _ in range(300):
+        file.write_bytes(damaged(whole, rng))
+        outlines = read_or_refuse(lambda: read_outlines(file))
+        assert outlines is None or all(np.isfinite(outline).all() for outline in outlines)
 
 
 # Protocols

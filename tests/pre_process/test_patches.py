@@ -3,7 +3,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from file_contents import DataSet
+from GenSelfDiff.patches import Patches
 from pre_process.patches import (
     PatchSettings,
     SourceImage,
@@ -15,7 +18,7 @@ from pre_process.patches import (
     window_positions,
     write_data_set,
 )
-from utils_general import DataSet, InputError, read_index_map
+from utils_general import InputError, read_index_map
 
 CLASSES = ["background", "thing"]
 
@@ -179,6 +182,45 @@ def test_one_name_in_two_folders(settings, tmp_path, picture):
     folders = {"labelled": [SourceImage(tmp_path / "a.png")], "test": [SourceImage(tmp_path / "other" / "a.png")]}
     with pytest.raises(InputError, match="2 images are named a"):
         write_data_set(settings, "p", CLASSES, "components", folders)
+
+
+@pytest.mark.parametrize("classes", [["background", "thing", "thing"], [f"class {i}" for i in range(300)], ["a", ""]])
+def test_class_names_that_cannot_be_told_apart_or_stored(settings, tmp_path, picture, classes):
+    """Class 299 would be stored as 43."""
+    picture(tmp_path / "a.png")
+    refuses(settings, [SourceImage(tmp_path / "a.png")], "wanted: at most 256 class names, each once", classes)
+
+
+def test_256_classes_are_stored_as_they_are(settings, tmp_path, picture, read_folder):
+    picture(tmp_path / "a.png", 16, 16)
+    class_map = np.arange(256).reshape(16, 16)
+    source = SourceImage(tmp_path / "a.png", tmp_path / "x.png", lambda shape: (class_map, None))
+    write_data_set(settings, "p", [f"class {i}" for i in range(256)], "components", {"labelled": [source]})
+    assert np.array_equal(read_folder(settings.output / "labelled")[1]["labels"][0], class_map)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\\b", "\udcff"])
+def test_image_names_that_the_index_cannot_hold(settings, tmp_path, picture, name):
+    picture(tmp_path / "good.png")
+    (tmp_path / "good.png").rename(tmp_path / f"{name}.png")
+    refuses(settings, [SourceImage(tmp_path / f"{name}.png")], "names an image .*: a name without /")
+
+
+@pytest.mark.parametrize("name", ["NA", "null"])
+def test_images_called_na_keep_their_patches(settings, tmp_path, picture, name):
+    for file in (name, "b"):
+        picture(tmp_path / f"{file}.png", 16, 16)
+    write_data_set(settings, "p", [], "components", {"unlabelled": [SourceImage(f) for f in tmp_path.glob("*.png")]})
+    assert set(Patches(settings.output / "unlabelled").index.source) == {name, "b"}
+
+
+def test_how_an_image_is_read_is_said_once(settings, tmp_path, capsys):
+    for name in "abc":
+        Image.new("RGBA" if name < "c" else "RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    sources = [SourceImage(tmp_path / f"{name}.png") for name in "abc"]
+    write_data_set(settings, "p", [], "components", {"unlabelled": sources})
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {tmp_path}/a.png and 1 more: has opacity: what is transparent is taken as white"]
 
 
 @pytest.mark.parametrize(("change", "match"), [({"patch_size": 20}, "multiple of 8"), ({"stride": 0}, "at least 1")])
