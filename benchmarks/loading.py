@@ -53,13 +53,13 @@ from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.settings import RecipeName
 from GenSelfDiff.training import to_device
+from output_folder import replace_folder
 from utils_general import (
     MONUSEG,
     ROOT,
     SPLIT_SEED,
     DataSet,
     at_least,
-    replace_folder,
     run_script,
     write_json,
     write_png,

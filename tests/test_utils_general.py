@@ -14,7 +14,6 @@ from utils_general import (
     read_index_map,
     read_rgb,
     replace_file,
-    replace_folder,
     run_script,
     write_png,
 )
@@ -35,30 +34,6 @@ def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
     with replace_file(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new" and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_filled_folder_is_replaced_only_on_request_and_only_if_it_is_ours(tmp_path):
-    path = tmp_path / "out"
-    with replace_folder(path, "marker", overwrite=False) as new:
-        (new / "marker").touch()
-    with pytest.raises(InputError, match="--overwrite replaces them"), replace_folder(path, "marker", overwrite=False):
-        pass
-    with replace_folder(path, "marker", overwrite=True) as new:
-        (new / "other").touch()
-    assert [f.name for f in path.iterdir()] == ["other"]
-    with pytest.raises(InputError, match="did not write"), replace_folder(path, "marker", overwrite=True):
-        pass
-    assert [f.name for f in path.iterdir()] == ["other"]
-
-
-def test_a_failed_run_leaves_the_old_folder(tmp_path):
-    path = tmp_path / "out"
-    path.mkdir()
-    (path / "marker").touch()
-    with pytest.raises(RuntimeError), replace_folder(path, "marker", overwrite=True) as new:
-        (new / "half").touch()
-        raise RuntimeError
-    assert [f.name for f in path.iterdir()] == ["marker"] and len(list(tmp_path.iterdir())) == 1
 
 
 def test_images_are_listed_in_natural_order(tmp_path):

@@ -24,8 +24,9 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from scipy.special import expit
 from tqdm import tqdm
 
+from output_folder import replace_folder
 from pre_process.patches import polygon_pixels
-from utils_general import ROOT, InputError, replace_folder, run_script, write_json
+from utils_general import ROOT, InputError, run_script, write_json
 
 # Optical density of haematoxylin and eosin in red, green, blue (Ruifrok & Johnston 2001), each of length 1
 STAINS = np.array([[0.65, 0.704, 0.286], [0.072, 0.99, 0.105]])
