@@ -23,6 +23,8 @@ UNFINISHED = ".unfinished-"  # what is being written, and what a killed run left
 REPLACED = ".replaced-"  # the earlier files, until the new ones are in their place
 KEPT = "unplaced-"  # complete new files that could not take their place
 NOT_FILES = (LOCK, "lost+found")  # in every new ext4 disk
+UNFINISHED_FILES = ".*.*-????????.unfinished"  # of `replace_file`
+ADVICE = "wait for it, or choose another output folder"
 SAID = 100  # bytes of a lock that are read, at most
 
 
@@ -99,7 +101,7 @@ def replace_folder(path: Path, marker: str, overwrite: bool, inputs: Iterable[Pa
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{path} cannot be made, a file is where a folder is wanted: choose another output") from None
     try:
-        with FolderLock(path, "wait for it, or choose another output folder") as lock:
+        with FolderLock(path, ADVICE) as lock:
             _earlier(path, marker, overwrite)
             for left in path.glob(f"{UNFINISHED}*") if lock.known else ():
                 shutil.rmtree(left, ignore_errors=True)
@@ -119,12 +121,36 @@ def replace_folder(path: Path, marker: str, overwrite: bool, inputs: Iterable[Pa
 def add_files(path: Path) -> Iterator[None]:
     """What is written into a folder of `replace_folder` in here is also the script's, and `overwrite` replaces it."""
     path = path.resolve()
-    with FolderLock(path, "wait for it, or choose another output folder"):
+    with FolderLock(path, ADVICE):
         before = set(_files(path))
         try:
             yield
         finally:
             _write_list(path, sorted({*_read_list(path), *set(_files(path)) - before}))
+
+
+@contextlib.contextmanager
+def write_together(path: Path) -> Iterator[None]:
+    """Make a folder that is filled file by file, and hold it, so that no other run fills it at once.
+
+    What a killed run left half of a file is removed, and the folder too if it stays empty.
+    """
+    made = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with FolderLock(path, ADVICE) as lock:
+            for left in path.glob(UNFINISHED_FILES) if lock.known else ():
+                left.unlink()
+            yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def holds_files(path: Path) -> bool:
+    """Whether something is in a folder that neither a new disk nor a run that is going on has there."""
+    return any(f.name not in NOT_FILES and not f.name.startswith(UNFINISHED) for f in path.iterdir())
 
 
 def _check_inputs(path: Path, inputs: Iterable[Path]) -> None:
@@ -139,7 +165,7 @@ def _earlier(path: Path, marker: str, overwrite: bool) -> list[str]:
     """The files of an earlier run that may be replaced; `InputError` where `path` is filled with anything else."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; an output folder is wanted there: choose another")
-    if not path.is_dir() or all(f.name in NOT_FILES or f.name.startswith(UNFINISHED) for f in path.iterdir()):
+    if not path.is_dir() or not holds_files(path):
         return []
     if left := sorted(path.glob(f"{REPLACED}*")):
         raise InputError(

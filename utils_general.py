@@ -65,7 +65,7 @@ def run_script(main: Callable[[Any], None], settings: type, parse: Callable[[typ
     """
     _prepare_streams()
     try:
-        _check_working_folder()
+        check_working_folder()
         main(parse(settings))
         sys.stdout.flush()
     except InputError as error:
@@ -113,11 +113,12 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _check_working_folder() -> None:
+def check_working_folder() -> None:
+    """Exit with one line where the working folder was removed: PyTorch's libraries would abort without the reason."""
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise InputError("the working folder does not exist any more: start from another, cd ~") from None
+        _stop("the working folder does not exist any more: start from another, cd ~")
 
 
 def _nobody_reads(stream: Any) -> bool:

@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.data._utils.worker import _worker_loop
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -261,11 +259,13 @@ def worker_errors_explained() -> Iterator[None]:
 def stop_workers(*loaders: DataLoader) -> None:
     """End the workers of all loaders: Python would do it at exit, with the SIGTERM that they ignore, and wait forever.
 
-    A loader that failed while it started them does not know those that it had: they are killed.
+    A loader that failed while it started them does not know those that it had: all of this process are killed then.
     """
-    for iterator in [data_loader._iterator for data_loader in loaders]:
-        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+    iterators = [data_loader._iterator for data_loader in loaders if data_loader.num_workers]
+    for iterator in iterators:
+        if iterator is not None:
             iterator._shutdown_workers()
-    for child in multiprocessing.active_children():
-        if child._target is _worker_loop:
-            child.kill()
+    if None in iterators:
+        for child in multiprocessing.active_children():
+            if child.daemon:
+                child.kill()

@@ -7,10 +7,8 @@ import pandas as pd
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.history import TensorBoard, draw_curves
-from output_folder import LOCK, FolderLock
+from output_folder import LOCK, UNFINISHED_FILES, FolderLock
 from utils_general import SNAPSHOTS, InputError, read_json, replace_file, write_json
-
-UNFINISHED_FILES = ".*.unfinished"  # of `replace_file`
 
 # What may differ when a run is continued; every other setting is part of what the run computes.
 # The batch size may with the number of processes: their product, the joint batch, may not.

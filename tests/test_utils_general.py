@@ -1,7 +1,9 @@
 import errno
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +14,14 @@ from utils_general import (
     contact_sheet,
     list_images,
     read_index_map,
+    read_json,
     read_rgb,
     replace_file,
     run_script,
     write_png,
 )
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -80,7 +85,7 @@ def test_contact_sheet():
     assert (sheet[:4, 7:] == 1).all() and (sheet[6:, :5] == 2).all() and (sheet[6:, 7:] == 255).all()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EBUSY, errno.EMFILE])
 def test_a_full_or_read_only_disk_ends_in_one_line(number, monkeypatch):
     def main(_settings):
         raise OSError(number, os.strerror(number), "/data/out.png")
@@ -117,3 +122,91 @@ def test_an_output_folder_that_cannot_be_made_ends_in_one_line(run_script_file, 
     below_a_file = tiny_data_set / "dataset.json" / "images"
     done = run_script_file("sample_images.py", "--data", tiny_data_set, "--output", below_a_file, check=False)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def run_main(tmp_path):
+    """Run a script of a few lines, the body of its main, by a shell command in which it is "$@"."""
+
+    def run(body, shell='"$@"', **options):
+        script = tmp_path / "script.py"
+        script.write_text(
+            f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+            "from dataclasses import dataclass\nfrom utils_general import *\n@dataclass\nclass Settings:\n    seed: int = 0\n"
+            f"def main(settings):\n    {body}\nrun_script(main, Settings)\n"
+        )
+        command = ["bash", "-c", shell, "bash", sys.executable, str(script)]
+        return subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", **options)
+
+    return run
+
+
+def one_line(done, code, words):
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+    assert done.stderr.startswith("error: ") and words in done.stderr
+
+
+def test_a_message_keeps_its_beginning(run_main):
+    one_line(run_main(r"raise InputError('folder a\nb does not exist')"), 1, "error: folder a b does not exist")
+
+
+def test_printing_into_a_pipe_that_nobody_reads_ends_quietly(run_main):
+    for body in (
+        "[print('x' * 99) for _ in range(9999)]",
+        "print('few', flush=True); __import__('time').sleep(1); print(1)",
+    ):
+        done = run_main(body, '"$@" | head -1 > /dev/null; exit ${PIPESTATUS[0]}')
+        assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_mistake_is_told_though_nobody_reads_the_output(run_main):
+    one_line(run_main("print('x' * 9); raise InputError('wrong')", '"$@" | true; exit ${PIPESTATUS[0]}'), 1, "wrong")
+
+
+def test_a_broken_pipe_of_another_kind_keeps_its_traceback(run_main):
+    done = run_main("raise BrokenPipeError(32, 'Broken pipe')")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_output_onto_a_full_disk_is_told(run_main):
+    one_line(run_main("print('x')", '"$@" > /dev/full'), 1, "No space left on device")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_not_taken_for_files(closed, run_main, tmp_path):
+    """What is printed to them must not go into the next file that is opened."""
+    body = (
+        f"file = open({str(tmp_path / 'data')!r}, 'w'); print('out', flush=True); print('err', file=sys.stderr, flush=True);"
+        " import os; [os.write(n, b'library') for n in (1, 2)]"
+    )
+    assert run_main(body, f'"$@" {closed}').returncode == 0
+    assert (tmp_path / "data").read_text() == ""
+    assert run_main("raise InputError('wrong')", f'"$@" {closed}').returncode == 1
+
+
+def test_names_of_any_bytes_are_printed_and_one_that_cannot_be_written_is_named(run_main):
+    done = run_main(r"print(os.fsdecode(b'tumour\xff.png'))")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "tumour\\udcff.png\n", "")
+    body = r"replace_file; Path(os.devnull).write_text(os.fsdecode(b'tumour\xff.png'), encoding='utf-8')"
+    one_line(run_main(body), 1, r"a name is not valid UTF-8, rename it: tumour\udcff.png")
+
+
+def test_without_a_working_folder(run_main, tmp_path):
+    one_line(run_main("pass", f'mkdir {tmp_path}/x; cd {tmp_path}/x; rmdir {tmp_path}/x; "$@"'), 1, "working folder")
+    shell = f'mkdir {tmp_path}/x; cd {tmp_path}/x; rmdir {tmp_path}/x; "$1" {ROOT}/sample_images.py'
+    one_line(run_main("pass", shell), 1, "working folder")
+
+
+def test_too_little_memory_and_huge_numbers_end_in_one_line(run_main):
+    one_line(run_main("np.zeros(2**50)"), 1, "there is not enough memory: Unable to allocate 8.00 PiB")
+    one_line(
+        run_main("at_least(settings, seed=0)", '"$@" --seed 4294967296'), 1, "--seed is 4294967296: at most 4294967295"
+    )
+    assert run_main("at_least(settings, seed=0)", '"$@" --seed 4294967295').returncode == 0
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"1" * 5000, b"{", b"\xff\xfe", b""])
+def test_json_that_cannot_be_read_is_named(text, tmp_path):
+    (tmp_path / "summary.json").write_bytes(text)
+    with pytest.raises(InputError, match=r"summary.json is not valid JSON: ."):
+        read_json(tmp_path / "summary.json")
