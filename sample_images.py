@@ -46,7 +46,7 @@ def write(output: Path, drawn: list[Path]) -> None:
     """Copy what is missing of the drawn patches; `InputError` where the folder holds anything else."""
     record, sources = output / "sources.json", [str(f.resolve()) for f in drawn]
     earlier = read_json(record) if record.is_file() else []
-    if not isinstance(earlier, list) or (not record.is_file() and holds_files(output)):
+    if not isinstance(earlier, list) or (not earlier and holds_files(output)):
         raise InputError(f"{output} holds files of something else: choose another --output")
     if earlier[: len(sources)] != sources[: len(earlier)]:
         raise InputError(f"{output} holds another choice of patches: choose another --output")

@@ -124,19 +124,31 @@ def test_an_output_folder_that_cannot_be_made_ends_in_one_line(run_script_file, 
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+from contextlib import suppress
+from dataclasses import dataclass
+from utils_general import *
+@dataclass
+class Settings:
+    seed: int = 0
+def main(settings):
+    {body}
+run_script(main, Settings)
+"""
+
+
 @pytest.fixture
 def run_main(tmp_path):
     """Run a script of a few lines, the body of its main, by a shell command in which it is "$@"."""
 
-    def run(body, shell='"$@"', **options):
+    def run(body, shell='"$@"'):
         script = tmp_path / "script.py"
-        script.write_text(
-            f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-            "from dataclasses import dataclass\nfrom utils_general import *\n@dataclass\nclass Settings:\n    seed: int = 0\n"
-            f"def main(settings):\n    {body}\nrun_script(main, Settings)\n"
-        )
+        script.write_text(SCRIPT.format(root=str(ROOT), body=body))
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
         command = ["bash", "-c", shell, "bash", sys.executable, str(script)]
-        return subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", **options)
+        return subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", env=environment)
 
     return run
 
@@ -151,10 +163,8 @@ def test_a_message_keeps_its_beginning(run_main):
 
 
 def test_printing_into_a_pipe_that_nobody_reads_ends_quietly(run_main):
-    for body in (
-        "[print('x' * 99) for _ in range(9999)]",
-        "print('few', flush=True); __import__('time').sleep(1); print(1)",
-    ):
+    later = "print('few', flush=True); __import__('time').sleep(1); print(1)"
+    for body in ("[print('x' * 99) for _ in range(9999)]", later):
         done = run_main(body, '"$@" | head -1 > /dev/null; exit ${PIPESTATUS[0]}')
         assert (done.returncode, done.stderr) == (141, "")
 
@@ -176,8 +186,10 @@ def test_output_onto_a_full_disk_is_told(run_main):
 def test_closed_streams_are_not_taken_for_files(closed, run_main, tmp_path):
     """What is printed to them must not go into the next file that is opened."""
     body = (
-        f"file = open({str(tmp_path / 'data')!r}, 'w'); print('out', flush=True); print('err', file=sys.stderr, flush=True);"
-        " import os; [os.write(n, b'library') for n in (1, 2)]"
+        f"file = open({str(tmp_path / 'data')!r}, 'w'); print('out', flush=True); print('err', file=sys.stderr)\n"
+        "    for number in (1, 2):\n"
+        "        with suppress(OSError):\n"
+        "            os.write(number, b'a library')"
     )
     assert run_main(body, f'"$@" {closed}').returncode == 0
     assert (tmp_path / "data").read_text() == ""
