@@ -14,8 +14,10 @@ from GenSelfDiff.devices import Precision, check_precision, set_up_alone
 from GenSelfDiff.samplers import Sampler, SamplerName
 from GenSelfDiff.synthesis.image_distance import compare, read_images, real_patches
 from GenSelfDiff.synthesis.image_generator import ImageGenerator
+from output_folder import holds_files, write_together
 from utils_general import (
     GENERATED,
+    LARGEST,
     MONUSEG,
     SHEET,
     SPLIT_SEED,
@@ -73,17 +75,19 @@ def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampl
         "eta": sampler.eta,
     }
     record = settings.output / "settings.json"
-    settings.output.mkdir(parents=True, exist_ok=True)
     if record.is_file():
         before_there_was_a_choice = {"sampler": "ancestral", "steps": generator.diffusion.timesteps, "eta": 0.0}
-        earlier = {**before_there_was_a_choice, **read_json(record)}
+        earlier = read_json(record)
+        if not isinstance(earlier, dict) or "checkpoint" not in earlier:
+            raise InputError(f"{settings.output} holds files of something else: choose another --output")
+        earlier = {**before_there_was_a_choice, **earlier}
         if changed := [k for k in identity if earlier.get(k) != identity[k]]:
             name = changed[0]
             raise InputError(
                 f"{settings.output} holds images made with another {name} ({earlier.get(name)}, now {identity[name]}): "
                 "choose another --output"
             )
-    elif any(settings.output.iterdir()):
+    elif holds_files(settings.output):
         raise InputError(f"{settings.output} holds files of something else: choose another --output")
     write_json(record, {**plain(settings), **identity})
     return [i for i in range(settings.count) if not (settings.output / f"image_{i}.png").is_file()]
@@ -107,11 +111,19 @@ def generate(settings: Settings, generator: ImageGenerator) -> None:
 def main(settings: Settings) -> None:
     """Generate, then draw the contact sheet and compare with real patches."""
     at_least(settings, count=1, batch_size=1, seed=0)
+    if settings.seed + settings.count > LARGEST:
+        raise InputError(f"--seed {settings.seed}: with {settings.count} images at most {LARGEST - settings.count}")
     devices = set_up_alone(settings.device)
     check_precision(settings.precision, devices.device)
     generator = ImageGenerator(settings.pretrained, devices)
     real = real_patches(settings.data, generator.size)
-    generate(settings, generator)
+    with write_together(settings.output):
+        generate(settings, generator)
+        finish(settings, generator, real)
+
+
+def finish(settings: Settings, generator: ImageGenerator, real: list[Path]) -> None:
+    """The contact sheet, and the tables that compare with real patches."""
     files = [settings.output / f"image_{i}.png" for i in range(settings.count)]
     generated = read_images(files[:COMPARED], generator.size)
     write_png(settings.output / "contact_sheet.png", contact_sheet(list(generated[:SHEET])))

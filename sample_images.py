@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from GenSelfDiff.data import pretraining_folder
 from GenSelfDiff.patches import Patches
+from output_folder import holds_files, write_together
 from utils_general import (
     GENERATED,
     MONUSEG,
@@ -41,6 +42,24 @@ class Settings:
     """of the permutation"""
 
 
+def write(output: Path, drawn: list[Path]) -> None:
+    """Copy what is missing of the drawn patches; `InputError` where the folder holds anything else."""
+    record, sources = output / "sources.json", [str(f.resolve()) for f in drawn]
+    earlier = read_json(record) if record.is_file() else []
+    if not isinstance(earlier, list) or (not earlier and holds_files(output)):
+        raise InputError(f"{output} holds files of something else: choose another --output")
+    if earlier[: len(sources)] != sources[: len(earlier)]:
+        raise InputError(f"{output} holds another choice of patches: choose another --output")
+    if len(sources) > len(earlier):
+        write_json(record, sources)
+    for i, file in enumerate(tqdm(drawn, "patches", disable=None)):
+        target = output / f"image_{i}.png"
+        if not target.is_file():
+            write_png(target, read_rgb(file))
+    first = [read_rgb(output / f"image_{i}.png") for i in range(min(SHEET, len(drawn)))]
+    write_png(output / "contact_sheet.png", contact_sheet(first))
+
+
 def main(settings: Settings) -> None:
     """Copy what is missing, then draw the contact sheet."""
     at_least(settings, count=1, seed=0)
@@ -51,22 +70,8 @@ def main(settings: Settings) -> None:
     drawn = [files[i] for i in np.random.RandomState(settings.seed).permutation(len(files))[: settings.count]]
     if len(drawn) < settings.count:
         print(f"there are only {len(drawn)} patches; all are taken")
-    record, sources = settings.output / "sources.json", [str(f.resolve()) for f in drawn]
-    settings.output.mkdir(parents=True, exist_ok=True)
-    if record.is_file():
-        earlier = read_json(record)
-        if earlier[: len(sources)] != sources[: len(earlier)]:
-            raise InputError(f"{settings.output} holds another choice of patches: choose another --output")
-    elif any(settings.output.iterdir()):
-        raise InputError(f"{settings.output} holds files of something else: choose another --output")
-    if not record.is_file() or len(sources) > len(earlier):
-        write_json(record, sources)
-    for i, file in enumerate(tqdm(drawn, "patches", disable=None)):
-        target = settings.output / f"image_{i}.png"
-        if not target.is_file():
-            write_png(target, read_rgb(file))
-    first = [read_rgb(settings.output / f"image_{i}.png") for i in range(min(SHEET, len(drawn)))]
-    write_png(settings.output / "contact_sheet.png", contact_sheet(first))
+    with write_together(settings.output):
+        write(settings.output, drawn)
     print(f"{len(drawn)} real patches and contact_sheet.png are in {settings.output}")
 
 

@@ -2,16 +2,19 @@
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
 import re
-import shutil
+import secrets
+import select
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import tyro
@@ -43,17 +46,12 @@ DPI = 120  # of figures
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # by content, whatever the name: an EPS would start Ghostscript
 MOST_CLASSES = 256  # class maps are written as 8-bit images
-DISK_TROUBLE = {
+LARGEST = 2**32 - 1  # of whole numbers in settings: that of NumPy's seeds
+OS_TROUBLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # no room, or a broken disk
-    *(
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.EISDIR,
-        errno.ENAMETOOLONG,
-    ),  # not to be written there
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),  # not to be written there
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY, errno.EXDEV, errno.ENOTEMPTY, errno.ESTALE),
+    *(errno.EMFILE, errno.ENFILE),  # too many open files
 }
 
 
@@ -65,34 +63,105 @@ def run_script(main: Callable[[Any], None], settings: type, parse: Callable[[typ
     """Run a script: its command line comes from the dataclass `settings`, and a user's mistake ends in one clear line.
 
     `parse` makes settings of the command line. Exit codes: 0 done, 1 a mistake that the last line explains, 2 a wrong
-    option, 130 stopped with Ctrl-C.
+    option, 130 stopped with Ctrl-C, 141 nobody reads what it prints (`| head -1`).
     """
+    _prepare_streams()
     try:
+        check_working_folder()
         main(parse(settings))
+        sys.stdout.flush()
     except InputError as error:
-        # A data loader's worker hands an error on with its traceback in front: the message is the last line.
-        sys.exit("error: " + str(error).strip().splitlines()[-1].removeprefix("utils_general.InputError: "))
-    except OSError as error:
-        if error.errno not in DISK_TROUBLE:
+        _stop(str(error))
+    except BrokenPipeError:
+        if not any(_nobody_reads(stream) for stream in (sys.stdout, sys.stderr)):
             raise
-        sys.exit(f"error: cannot write or read {error.filename or 'a file'}: {os.strerror(error.errno)}")
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in OS_TROUBLE:
+            raise
+        advice = "; allow more: ulimit -n" if error.errno == errno.EMFILE else ""
+        _stop(f"cannot write or read {error.filename or 'a file'}: {os.strerror(error.errno)}{advice}")
+    except UnicodeEncodeError as error:
+        if not any("\ud800" <= letter <= "\udfff" for letter in error.object):
+            raise
+        _stop(f"a name is not valid UTF-8, rename it: {error.object[max(0, error.start - 80) : error.end + 80]}")
+    except MemoryError as error:
+        _stop(f"there is not enough memory: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        _flush()
+
+
+def _stop(message: str) -> NoReturn:
+    """Exit with code 1 and one line, whatever names with line breaks are in the message."""
+    sys.exit("error: " + " ".join(line.strip() for line in message.strip().splitlines()))
+
+
+def _prepare_streams() -> None:
+    """Let stdin, stdout and stderr be there, also where they were closed, and print names of any bytes.
+
+    A file that is opened later would get the number of the closed one, and what libraries print would go into it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def check_working_folder() -> None:
+    """Exit with one line where the working folder was removed: PyTorch's libraries would abort without the reason."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        _stop("the working folder does not exist any more: start from another, cd ~")
+
+
+def _nobody_reads(stream: Any) -> bool:
+    """Whether a stream leads into a pipe whose other end is closed."""
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):
+        return False
+    pipe = select.poll()
+    pipe.register(number, 0)
+    return any(event & select.POLLERR for _, event in pipe.poll(0))
+
+
+def _flush() -> None:
+    """Write what is left to print; Python would do it at exit, and change the exit code where it cannot."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def at_least(settings: Any, **lowest: float) -> None:
-    """`InputError` for a setting below its lowest sensible value, or not a number; settings of None are left alone."""
+    """`InputError` for a setting below its lowest sensible value, no number, or huge; None is left alone."""
     for name, bound in lowest.items():
         value = getattr(settings, name)
-        if value is not None and not bound <= value < math.inf:
-            raise InputError(f"--{name.replace('_', '-')} is {value}: {bound} or more is needed")
+        if value is None:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if not bound <= value < math.inf:
+            raise InputError(f"{option} is {value}: {bound} or more is needed")
+        if isinstance(value, int) and value > LARGEST:
+            raise InputError(f"{option} is {value}: at most {LARGEST} is possible")
 
 
 @contextlib.contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what was written there becomes `path` only if nothing failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.unfinished")
     try:
         yield temporary
         temporary.replace(path)
@@ -101,38 +170,6 @@ def replace_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def replace_folder(path: Path, marker: str, overwrite: bool) -> Iterator[Path]:
-    """Yield a new folder beside `path` that takes its place once it is complete.
-
-    An existing, non-empty `path` is an `InputError`, so that two runs never mix. With `overwrite` it is replaced, but
-    only if it holds the file `marker`: proof that this project made it.
-    """
-    path = path.resolve()  # where it is a link, the folder it leads to is replaced, not the link
-    filled = path.is_dir() and any(path.iterdir())
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; an output folder is wanted there: choose another")
-    if filled and not overwrite:
-        raise InputError(f"{path} already holds files; --overwrite replaces them, or choose another output folder")
-    if filled and not (path / marker).is_file():
-        raise InputError(f"{path} holds files that this script did not write (no {marker}): choose another folder")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{path} cannot be made, a file is where a folder is wanted: choose another output") from None
-    unfinished = path.with_name(path.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        if path.exists():
-            shutil.rmtree(path)
-        unfinished.replace(path)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def plain(settings: Any) -> dict[str, Any]:
@@ -149,7 +186,7 @@ def plain(settings: Any) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON; paths become strings."""
     with replace_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -158,8 +195,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (ValueError, RecursionError) as error:  # broken, no text, a number too long, or too deep
-        raise InputError(f"{path} is not valid JSON: {error}") from None
+    except (ValueError, RecursionError, MemoryError) as error:  # no JSON, no UTF-8, nested too deep, too long
+        raise InputError(f"{path} is not valid JSON: {error or 'it is too large'}") from None
 
 
 def natural_order(path: Path) -> list[str | int]:

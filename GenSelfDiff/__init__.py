@@ -5,6 +5,10 @@ Importing this package makes `torchvision` importable, also beside a CPU-only Py
 
 import sys
 
+from utils_general import check_working_folder
+
+check_working_folder()
+
 import torch
 
 

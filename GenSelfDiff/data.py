@@ -2,7 +2,12 @@
 
 import contextlib
 import hashlib
+import multiprocessing
+import multiprocessing.queues
+import os
+import resource
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +25,9 @@ from utils_general import SIDE_MULTIPLE, InputError
 # The input range each stage was published with; a setting of both, stored in the checkpoint.
 PRETRAINING_RANGE = (-1.0, 1.0)
 FINETUNING_RANGE = (0.0, 1.0)
+
+# Open files of a training process: its own, and for each worker of its two loaders (measured: 9 to 11 a loader).
+FILES, FILES_A_WORKER = 32, 24
 
 
 def to_input(images: np.ndarray | Tensor, input_range: tuple[float, float]) -> Tensor:
@@ -100,7 +108,7 @@ class PatchDataset(Dataset):
         file, seed = str(patches.file(patch)), derived_seed(self.seed, epoch, i)
         item = {"image": tv_tensors.Image(torch.from_numpy(sized_image(patches, patch).copy()).movedim(-1, 0))}
         if patches.labelled:
-            item["label"] = tv_tensors.Mask(torch.from_numpy(patches.label(patch).astype(label_type(patches))))
+            item["label"] = tv_tensors.Mask(torch.from_numpy(sized_label(patches, patch).astype(label_type(patches))))
         if self.augmentation is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
@@ -116,6 +124,21 @@ def sized_image(patches: Patches, patch: int) -> np.ndarray:
     if image.shape[:2] != (size, size):
         raise InputError(f"{patches.file(patch)} is {image.shape[1]}x{image.shape[0]} pixels, not {size}x{size}")
     return image
+
+
+def sized_label(patches: Patches, patch: int) -> np.ndarray:
+    """Class indices int32 (H, W) of the size and the classes that the data set says; `InputError` for others.
+
+    `Patches.check_labels` has seen all before; while a run goes on, files may change.
+    """
+    label, size, classes = patches.label(patch), patches.data_set.patch_size, len(patches.data_set.classes)
+    name = f"label of patch {patch} in {patches.folder}"
+    if label.shape != (size, size):
+        raise InputError(f"{name} is {label.shape[1]}x{label.shape[0]} pixels now, not {size}x{size}: was it changed?")
+    if classes and not 0 <= label.min() <= label.max() < classes:
+        wrong = label.min() if label.min() < 0 else label.max()
+        raise InputError(f"{name} holds class {wrong} now; there are 0 to {classes - 1}: was it changed?")
+    return label
 
 
 def label_type(patches: Patches) -> np.dtype:
@@ -162,17 +185,29 @@ class EpochBatches(Sampler):
 
 
 def _prepare_worker(_worker: int) -> None:
-    """Leave signals to the main process, and keep the memory that images leave.
+    """Leave signals to the main process, keep the memory that images leave, and end where a batch cannot be sent.
 
     Ctrl-C and SLURM signal all processes of a job: the main one needs its workers to finish the step and save.
     """
     keep_freed_memory()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    # A thread sends what a worker has read. By default it drops what it cannot send, for want of file descriptors or
+    # of room in /dev/shm, and the main process waits for it for ever: the death of a worker it would notice.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)
+
+
+def _end_worker(error: Exception, _batch: object) -> None:
+    print(f"a batch could not be handed on: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def loader(dataset: Dataset, batches: EpochBatches, workers: int, devices: Devices) -> DataLoader:
-    """A loader of `dataset` in the order of `batches`; its workers live as long as it does."""
+    """A loader of `dataset` in the order of `batches`; its workers live as long as it does.
+
+    `InputError` where this process may not open as many files as they need.
+    """
+    allow_files(FILES + FILES_A_WORKER * workers)
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -183,22 +218,54 @@ def loader(dataset: Dataset, batches: EpochBatches, workers: int, devices: Devic
     )
 
 
-@contextlib.contextmanager
-def dead_workers_explained() -> Iterator[None]:
-    """Make one clear line of a worker's sudden death, which the main process learns of wherever it is just then."""
+def allow_files(needed: int) -> None:
+    """Raise the limit of open files to `needed`; `InputError` where the system does not allow that."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now == resource.RLIM_INFINITY or now >= needed:
+        return
     try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+    except (ValueError, OSError):
         raise InputError(
-            f"a process that reads patches died ({str(error).splitlines()[0].rstrip('. ')}); where memory is short, "
-            "use fewer: --workers N; the same command goes on from the last checkpoint"
+            f"{needed} open files are needed for so many --workers, {most} are allowed: allow more, "
+            f"ulimit -n {needed}, or use fewer"
         ) from None
 
 
-def stop_workers(data_loader: DataLoader) -> None:
-    """End the workers of a loader: Python would do it at exit, with the SIGTERM that they ignore, and wait forever."""
-    iterator = data_loader._iterator
-    if iterator is not None and data_loader.num_workers:
-        iterator._shutdown_workers()
+@contextlib.contextmanager
+def worker_errors_explained() -> Iterator[None]:
+    """Make one clear line of a worker's sudden death, and of what it hands on with its traceback in front."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")[2]) from None
+    except (OSError, RuntimeError) as error:
+        text = str(error).strip()
+        if "Too many open files" in text:
+            reason = "too many files are open; allow more, ulimit -n"
+        elif "shared memory" in text or "/torch_" in text:
+            reason = f"the shared memory, /dev/shm, has no room for batches ({text.splitlines()[-1]}); allow more"
+        elif text.startswith("DataLoader worker"):
+            reason = f"a process that reads patches died ({text.splitlines()[0].rstrip('. ')}); where memory is short"
+        elif isinstance(error, OSError) and "in DataLoader worker process" in text:
+            raise InputError(f"a process that reads patches cannot go on: {text.splitlines()[-1]}") from None
+        else:
+            raise
+        raise InputError(
+            f"{reason}, use fewer: --workers N; the same command goes on from the last checkpoint"
+        ) from None
+
+
+def stop_workers(*loaders: DataLoader) -> None:
+    """End the workers of all loaders: Python would do it at exit, with the SIGTERM that they ignore, and wait forever.
+
+    A loader that failed while it started them does not know those that it had: all of this process are killed then.
+    """
+    iterators = [data_loader._iterator for data_loader in loaders if data_loader.num_workers]
+    for iterator in iterators:
+        if iterator is not None:
+            iterator._shutdown_workers()
+    if None in iterators:
+        for child in multiprocessing.active_children():
+            if child.daemon:
+                child.kill()

@@ -15,7 +15,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from GenSelfDiff.data import EpochBatches, dead_workers_explained, label_type, loader, sized_image, stop_workers
+from GenSelfDiff.data import (
+    EpochBatches,
+    label_type,
+    loader,
+    sized_image,
+    sized_label,
+    stop_workers,
+    worker_errors_explained,
+)
 from GenSelfDiff.devices import Devices
 from GenSelfDiff.patches import Patches
 from utils_general import InputError, replace_file
@@ -125,7 +133,7 @@ class _Copy:
         header = {"descr": np.lib.format.dtype_to_descr(self.type), "fortran_order": False, "shape": self.shape}
         try:
             # Written, not mapped: on a full disk a write fails, a mapped page ends the process.
-            with dead_workers_explained(), bar, replace_file(self.path) as temporary, temporary.open("wb") as file:
+            with worker_errors_explained(), bar, replace_file(self.path) as temporary, temporary.open("wb") as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 for batch in reader:
                     file.write(batch.numpy().tobytes())
@@ -143,8 +151,8 @@ class _Undecoded(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         patch = int(self.numbers[key[1]])
-        array = sized_image(self.patches, patch) if self.kind == "image" else self.patches.label(patch)
-        return torch.from_numpy(array.astype(self.kept_as))
+        read = sized_image if self.kind == "image" else sized_label
+        return torch.from_numpy(read(self.patches, patch).astype(self.kept_as))
 
 
 @contextlib.contextmanager

@@ -134,18 +134,46 @@ def pick_device(name: str) -> torch.device:
 
 def set_up_alone(name: str) -> Devices:
     """The devices of a script that is no training and runs in one process."""
-    if "RANK" in os.environ:
+    if joins_others():
         raise InputError("this script runs in one process: start it with python3, not with torchrun")
     return set_up(name)
+
+
+def joins_others() -> bool:
+    """Whether `torchrun` started this process; `InputError` for a part of the variables by which it says so.
+
+    Some containers and schedulers set RANK for purposes of their own.
+    """
+    if "RANK" not in os.environ:
+        return False
+    missing = [name for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise InputError(
+            f"the environment holds RANK, as torchrun sets it, but no {', '.join(missing)}: start with torchrun, or, "
+            "for one process, without it: env -u RANK python3 ..."
+        )
+    numbers = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    for variable, value in numbers.items():
+        if not value.isdecimal():
+            raise InputError(f"{variable}={value} in the environment: torchrun sets a number there")
+    if int(numbers["RANK"]) >= int(numbers["WORLD_SIZE"]):
+        raise InputError(f"RANK={numbers['RANK']} in the environment: it is below WORLD_SIZE={numbers['WORLD_SIZE']}")
+    return True
 
 
 def set_up(name: str) -> Devices:
     """Decide on the devices of a script, and join the other processes where `torchrun` started it."""
     device = pick_device(name)
-    if "RANK" not in os.environ:
+    if not joins_others():
         return Devices(device, replicas=torch.cuda.device_count() if device == torch.device("cuda") else 1)
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local} of this machine has no GPU, PyTorch sees {torch.cuda.device_count()}: "
+                "lower --nproc-per-node"
+            )
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, timeout=PATIENCE[backend])

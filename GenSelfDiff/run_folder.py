@@ -1,12 +1,14 @@
 """The folder of a training run: what is kept there, and whether a run may go on with what it finds."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.history import TensorBoard, draw_curves
-from utils_general import SNAPSHOTS, InputError, replace_file, write_json
+from output_folder import LOCK, UNFINISHED_FILES, FolderLock
+from utils_general import SNAPSHOTS, InputError, read_json, replace_file, write_json
 
 # What may differ when a run is continued; every other setting is part of what the run computes.
 # The batch size may with the number of processes: their product, the joint batch, may not.
@@ -14,6 +16,8 @@ MAY_CHANGE = {
     "epochs", "batch_size", "workers", "cache", "device", "save_minutes", "fresh", "sample_every", "data", "recipe",
     "checkpoint_activations", "compile", "tensorboard", "run_name", "mpp", "instances",
 }  # fmt: skip
+
+_held: dict[Path, FolderLock] = {}  # the run that this process trains
 
 
 class RunFolder:
@@ -28,17 +32,63 @@ class RunFolder:
         return str(self.path)
 
     def prepare(self, fresh: bool) -> None:
-        """Check that it can be written and holds nothing of others; remove what a killed run left half."""
+        """Take hold of it until `release`, or the end of this process; remove what a killed run left half.
+
+        `InputError` where another training has it, where it holds files of others, and where it cannot be written.
+        """
+        self._check_owner(fresh)
         self.path.mkdir(parents=True, exist_ok=True)
+        if self.path not in _held:  # closing any of a process's descriptors of a file would give up its lock
+            _held[self.path] = FolderLock(self.path, "wait until it has ended, or choose another --run-name")
+        self._check_owner(fresh)  # as it is now that nobody else changes it
+        for unfinished in self.path.glob(UNFINISHED_FILES):
+            unfinished.unlink()
         with replace_file(self.path / ".writable") as temporary:
             temporary.touch()
         (self.path / ".writable").unlink()
-        for unfinished in self.path.glob(".*.unfinished"):
-            unfinished.unlink()
+
+    def release(self) -> None:
+        """Let another training have it."""
+        if lock := _held.pop(self.path, None):
+            lock.release()
+
+    def _check_owner(self, fresh: bool) -> None:
+        """`InputError` for a folder that is not empty and not a run's."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; a run needs a folder: choose another --run-name")
         if not fresh and self.best.exists() and not self.last.exists():
             raise InputError(
                 f"{self.path} holds a best.pth that no run left there: choose another --run-name, or --fresh"
             )
+        strangers = [] if self._is_a_run(fresh) else self._entries()
+        if strangers:
+            raise InputError(
+                f"{self.path} is no run's folder, it holds {strangers[0]}: choose another --run-name, a run's folder "
+                "is new or empty"
+            )
+
+    def _entries(self) -> list[str]:
+        """What lies in it that was not left by a run that was killed before its first checkpoint."""
+        if not self.path.is_dir():
+            return []
+        ours = {LOCK, ".writable", *(f.name for f in self.path.glob(UNFINISHED_FILES))}
+        return sorted(f.name for f in self.path.iterdir() if f.name not in ours)
+
+    def _is_a_run(self, fresh: bool) -> bool:
+        """Whether a run's checkpoint is in it; before it is replaced by a `fresh` one, it must say that it is one."""
+        found = [file for file in (self.last, self.best) if file.exists()]
+        if not found or not fresh:  # `read_last` looks at what is to be continued
+            return self.last in found
+        try:
+            settings = read_json(self.path / "settings.json")
+        except InputError:
+            settings = None
+        if isinstance(settings, dict) and "run_name" in settings:
+            return True
+        try:
+            return "stage" in checkpoint.load(found[0])
+        except InputError:
+            return False
 
     def goes_on(self, fresh: bool) -> bool:
         """Whether there is a run that was begun and is to be continued."""

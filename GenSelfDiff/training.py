@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
-from GenSelfDiff.data import EpochBatches, PatchDataset, dead_workers_explained, loader, stop_workers, to_input
+from GenSelfDiff.data import EpochBatches, PatchDataset, loader, stop_workers, to_input, worker_errors_explained
 from GenSelfDiff.decoded import read_decoded
 from GenSelfDiff.devices import Devices, InPrecision, check_precision, keep_freed_memory
 from GenSelfDiff.history import MetricMeans, MetricSums, TensorBoard
@@ -149,6 +149,12 @@ class Trainer:
 
     def run(self) -> None:
         """Train until the last epoch is done; or until a signal: then save, say how to go on, and exit."""
+        try:
+            self._run()
+        finally:
+            self.folder.release()
+
+    def _run(self) -> None:
         going_on = self.folder.goes_on(self.settings.fresh)
         if going_on:
             self._resume()
@@ -164,14 +170,13 @@ class Trainer:
             for patches in (*self.training.folders, *self.validation.folders):
                 read_decoded(patches, self.settings.workers)
         try:
-            with self.stop, dead_workers_explained():
+            with self.stop, worker_errors_explained():
                 self._begin(going_on)
                 while self.epoch < self.settings.epochs:
                     self._train_one_epoch()
                     self._finish_epoch()
         finally:
-            stop_workers(self.training_loader)
-            stop_workers(self.validation_loader)
+            stop_workers(self.training_loader, self.validation_loader)
         held_out = "validation" if len(self.validation) else "training"
         print(f"done: best {held_out} loss {self.best_loss:.5f}; everything is in {self.folder}")
 
@@ -421,11 +426,19 @@ class Trainer:
 
 
 def prepare_run(settings: TrainingSettings, devices: Devices) -> None:
-    """Check, before anything is loaded, that the precision is possible and the run's folder can be used."""
+    """Check, before anything is loaded, that the precision is possible and the run's folder can be used.
+
+    The main process of a job takes hold of the folder for all; where it cannot, all end.
+    """
     check_precision(settings.precision, devices.device)
+    failure = None
     if devices.main:
-        RunFolder(settings.run_name).prepare(settings.fresh)
-    devices.barrier()
+        try:
+            RunFolder(settings.run_name).prepare(settings.fresh)
+        except (InputError, OSError) as error:
+            failure = error
+    if failure := devices.gather(failure)[0]:
+        raise failure
 
 
 def save_memory(model: nn.Module, wanted: bool) -> None:

@@ -54,7 +54,8 @@ from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.settings import RecipeName
 from GenSelfDiff.training import to_device
-from utils_general import MONUSEG, ROOT, SPLIT_SEED, at_least, replace_folder, run_script, write_json, write_png
+from output_folder import replace_folder
+from utils_general import MONUSEG, ROOT, SPLIT_SEED, at_least, run_script, write_json, write_png
 
 H200_IMAGES_PER_SECOND = 0.30 * 989e12 / 455e9
 LINKED = 144  # different files among the patches

@@ -26,7 +26,8 @@ from GenSelfDiff.evaluation.evaluate import mask_metrics
 from GenSelfDiff.evaluation.instance_metrics import instance_counts, instance_metrics
 from GenSelfDiff.evaluation.pixel_metrics import confusion_matrix, published_metrics
 from GenSelfDiff.instances import InstanceSettings, to_instances
-from utils_general import ROOT, InputError, at_least, replace_folder, run_script
+from output_folder import replace_folder
+from utils_general import ROOT, InputError, at_least, run_script
 
 
 @dataclass(frozen=True, kw_only=True)

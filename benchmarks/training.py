@@ -30,7 +30,8 @@ from benchmarks.training_cases import ALL_CEILINGS, CEILINGS, COPY, OFF, Case, S
 from benchmarks.training_loader import loader_rates
 from benchmarks.training_networks import Job
 from GenSelfDiff.devices import pick_device
-from utils_general import MONUSEG, ROOT, InputError, at_least, replace_folder, run_script
+from output_folder import replace_folder
+from utils_general import MONUSEG, ROOT, InputError, at_least, run_script
 
 RESERVE = 15.0  # seconds of --minutes that are kept for tables and picture
 START = 5.0  # seconds below which no process is worth starting

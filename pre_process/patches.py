@@ -16,6 +16,7 @@ from skimage.draw import polygon
 from tqdm import tqdm
 
 from file_contents import CLASS_NAMES, DataSet, check_fields, check_name
+from output_folder import input_paths, replace_folder
 from utils_general import (
     SIDE_MULTIPLE,
     SPLIT_SEED,
@@ -24,7 +25,6 @@ from utils_general import (
     natural_order,
     read_index_map,
     read_rgb,
-    replace_folder,
     write_json,
     write_png,
 )
@@ -200,7 +200,7 @@ def write_data_set(
     data_set = DataSet(
         name, protocol, classes, instances, settings.patch_size, settings.stride, SPLIT_SEED, settings.mpp
     )
-    with replace_folder(settings.output, "dataset.json", settings.overwrite) as root:
+    with replace_folder(settings.output, "dataset.json", settings.overwrite, input_paths(settings)) as root:
         summary = _check(settings, classes, folders)
         with tqdm(total=int(summary.patches.sum()), desc="cutting", unit="patch", disable=None) as bar:
             for folder, sources in folders.items():

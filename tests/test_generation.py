@@ -1,5 +1,6 @@
 """image_generation.py and sample_images.py, and their general twins, on tiny data."""
 
+import multiprocessing
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ import sample_images_general
 from GenSelfDiff import checkpoint
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.unet import DiffusionNet
+from output_folder import write_together
 from utils_general import InputError, list_images, read_json, read_rgb, write_json
 
 
@@ -138,6 +140,52 @@ def test_a_folder_of_something_else_is_left_alone(generation):
     with pytest.raises(InputError, match="holds files of something else"):
         image_generation.main(generation)
     assert [f.name for f in generation.output.iterdir()] == ["holiday.jpg"]
+
+
+@pytest.mark.parametrize("text", ["[]", "1", '{"run_name": "mine"}'])
+@pytest.mark.parametrize("name", ["settings.json", "sources.json"])
+def test_a_record_of_something_else_is_left_alone(name, text, generation):
+    """The folder of a training, for example, which holds a settings.json too."""
+    generation.output.mkdir()
+    (generation.output / name).write_text(text)
+    sampling = sample_images.Settings(data=generation.data, output=generation.output, count=2)
+    main, settings = (image_generation.main, generation) if name[1] == "e" else (sample_images.main, sampling)
+    if (name, text) == ("sources.json", "[]"):
+        (generation.output / "mine").touch()
+    with pytest.raises(InputError, match="holds files of something else"):
+        main(settings)
+    assert (generation.output / name).read_text() == text and not pictures(generation.output)
+
+
+def test_a_folder_that_another_run_fills_is_refused(generation):
+    generation.output.mkdir()
+    context = multiprocessing.get_context("fork")
+    filling, enough = context.Event(), context.Event()
+
+    def fill():
+        with write_together(generation.output):
+            filling.set()
+            enough.wait(60)
+
+    process = context.Process(target=fill)
+    process.start()
+    try:
+        assert filling.wait(60)
+        sampling = sample_images.Settings(data=generation.data, output=generation.output, count=2)
+        for main, settings in ((image_generation.main, generation), (sample_images.main, sampling)):
+            with pytest.raises(InputError, match=f"is in use: process {process.pid} on"):
+                main(settings)
+    finally:
+        enough.set()
+        process.join()
+    assert not list(generation.output.iterdir())
+    image_generation.main(generation)
+    assert len(pictures(generation.output)) == 4
+
+
+def test_seeds_of_all_images_are_possible(generation):
+    with pytest.raises(InputError, match="--seed 4294967293: with 4 images at most 4294967291"):
+        image_generation.main(replace(generation, seed=2**32 - 3))
 
 
 def test_missing_data_are_found_before_any_work(generation, tmp_path):

@@ -2,9 +2,11 @@ import contextlib
 import errno
 import os
 import struct
+import subprocess
 import sys
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +22,11 @@ from utils_general import (
     read_json,
     read_rgb,
     replace_file,
-    replace_folder,
     run_script,
     write_png,
 )
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -41,30 +44,6 @@ def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
     with replace_file(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new" and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_filled_folder_is_replaced_only_on_request_and_only_if_it_is_ours(tmp_path):
-    path = tmp_path / "out"
-    with replace_folder(path, "marker", overwrite=False) as new:
-        (new / "marker").touch()
-    with pytest.raises(InputError, match="--overwrite replaces them"), replace_folder(path, "marker", overwrite=False):
-        pass
-    with replace_folder(path, "marker", overwrite=True) as new:
-        (new / "other").touch()
-    assert [f.name for f in path.iterdir()] == ["other"]
-    with pytest.raises(InputError, match="did not write"), replace_folder(path, "marker", overwrite=True):
-        pass
-    assert [f.name for f in path.iterdir()] == ["other"]
-
-
-def test_a_failed_run_leaves_the_old_folder(tmp_path):
-    path = tmp_path / "out"
-    path.mkdir()
-    (path / "marker").touch()
-    with pytest.raises(RuntimeError), replace_folder(path, "marker", overwrite=True) as new:
-        (new / "half").touch()
-        raise RuntimeError
-    assert [f.name for f in path.iterdir()] == ["marker"] and len(list(tmp_path.iterdir())) == 1
 
 
 def test_images_are_listed_in_natural_order(tmp_path):
@@ -111,7 +90,7 @@ def test_contact_sheet():
     assert (sheet[:4, 7:] == 1).all() and (sheet[6:, :5] == 2).all() and (sheet[6:, 7:] == 255).all()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EBUSY, errno.EMFILE])
 def test_a_full_or_read_only_disk_ends_in_one_line(number, monkeypatch):
     def main(_settings):
         raise OSError(number, os.strerror(number), "/data/out.png")
@@ -278,3 +257,103 @@ def test_json_of_any_kind_is_read_or_refused(tmp_path):
     (tmp_path / "a.json").write_bytes(b'"\xff"')
     with pytest.raises(InputError, match="a.json is not valid JSON"):
         read_json(tmp_path / "a.json")
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+from contextlib import suppress
+from dataclasses import dataclass
+from utils_general import *
+@dataclass
+class Settings:
+    seed: int = 0
+def main(settings):
+    {body}
+run_script(main, Settings)
+"""
+
+
+@pytest.fixture
+def run_main(tmp_path):
+    """Run a script of a few lines, the body of its main, by a shell command in which it is "$@"."""
+
+    def run(body, shell='"$@"'):
+        script = tmp_path / "script.py"
+        script.write_text(SCRIPT.format(root=str(ROOT), body=body))
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        command = ["bash", "-c", shell, "bash", sys.executable, str(script)]
+        return subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", env=environment)
+
+    return run
+
+
+def one_line(done, code, words):
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+    assert done.stderr.startswith("error: ") and words in done.stderr
+
+
+def test_a_message_keeps_its_beginning(run_main):
+    one_line(run_main(r"raise InputError('folder a\nb does not exist')"), 1, "error: folder a b does not exist")
+
+
+def test_printing_into_a_pipe_that_nobody_reads_ends_quietly(run_main):
+    later = "print('few', flush=True); __import__('time').sleep(1); print(1)"
+    for body in ("[print('x' * 99) for _ in range(9999)]", later):
+        done = run_main(body, '"$@" | head -1 > /dev/null; exit ${PIPESTATUS[0]}')
+        assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_mistake_is_told_though_nobody_reads_the_output(run_main):
+    one_line(run_main("print('x' * 9); raise InputError('wrong')", '"$@" | true; exit ${PIPESTATUS[0]}'), 1, "wrong")
+
+
+def test_a_broken_pipe_of_another_kind_keeps_its_traceback(run_main):
+    done = run_main("raise BrokenPipeError(32, 'Broken pipe')")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_output_onto_a_full_disk_is_told(run_main):
+    one_line(run_main("print('x')", '"$@" > /dev/full'), 1, "No space left on device")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_not_taken_for_files(closed, run_main, tmp_path):
+    """What is printed to them must not go into the next file that is opened."""
+    body = (
+        f"file = open({str(tmp_path / 'data')!r}, 'w'); print('out', flush=True); print('err', file=sys.stderr)\n"
+        "    for number in (1, 2):\n"
+        "        with suppress(OSError):\n"
+        "            os.write(number, b'a library')"
+    )
+    assert run_main(body, f'"$@" {closed}').returncode == 0
+    assert (tmp_path / "data").read_text() == ""
+    assert run_main("raise InputError('wrong')", f'"$@" {closed}').returncode == 1
+
+
+def test_names_of_any_bytes_are_printed_and_one_that_cannot_be_written_is_named(run_main):
+    done = run_main(r"print(os.fsdecode(b'tumour\xff.png'))")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "tumour\\udcff.png\n", "")
+    body = r"replace_file; Path(os.devnull).write_text(os.fsdecode(b'tumour\xff.png'), encoding='utf-8')"
+    one_line(run_main(body), 1, r"a name is not valid UTF-8, rename it: tumour\udcff.png")
+
+
+def test_without_a_working_folder(run_main, tmp_path):
+    one_line(run_main("pass", f'mkdir {tmp_path}/x; cd {tmp_path}/x; rmdir {tmp_path}/x; "$@"'), 1, "working folder")
+    shell = f'mkdir {tmp_path}/x; cd {tmp_path}/x; rmdir {tmp_path}/x; "$1" {ROOT}/sample_images.py'
+    one_line(run_main("pass", shell), 1, "working folder")
+
+
+def test_too_little_memory_and_huge_numbers_end_in_one_line(run_main):
+    one_line(run_main("np.zeros(2**50)"), 1, "there is not enough memory: Unable to allocate 8.00 PiB")
+    one_line(
+        run_main("at_least(settings, seed=0)", '"$@" --seed 4294967296'), 1, "--seed is 4294967296: at most 4294967295"
+    )
+    assert run_main("at_least(settings, seed=0)", '"$@" --seed 4294967295').returncode == 0
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"1" * 5000, b"{", b"\xff\xfe", b""])
+def test_json_that_cannot_be_read_is_named(text, tmp_path):
+    (tmp_path / "summary.json").write_bytes(text)
+    with pytest.raises(InputError, match=r"summary.json is not valid JSON: ."):
+        read_json(tmp_path / "summary.json")

@@ -21,7 +21,8 @@ from GenSelfDiff.report.examples import draw_examples
 from GenSelfDiff.report.page import Facts, write_page
 from GenSelfDiff.report.table_files import write_tables
 from GenSelfDiff.report.training_record import StageRecord
-from utils_general import MONUSEG, InputError, at_least, plain, replace_folder, write_json
+from output_folder import add_files, input_paths, replace_folder
+from utils_general import MONUSEG, InputError, at_least, plain, write_json
 
 MARKER = "summary.json"
 
@@ -57,7 +58,7 @@ def run_test(settings: ReportSettings, output: Path, patches: Patches, method: M
     at_least(settings, pictures=0, minimum_area=0, peak_distance=1, largest_hole=0, smoothing=0)
     method = replace(method, classes=_class_names(patches, method.classes))
     output = output.absolute()
-    with replace_folder(output, MARKER, settings.overwrite) as folder:
+    with replace_folder(output, MARKER, settings.overwrite, input_paths(settings)) as folder:
         check_patches(patches, len(method.classes))
         evaluation, seconds = _evaluate(settings, patches, method, folder / LABEL_MAPS)
         about = {**plain(settings), **method.about}
@@ -72,7 +73,8 @@ def run_test(settings: ReportSettings, output: Path, patches: Patches, method: M
         stages=method.stages,
         seconds=seconds,
     )
-    _draw(output, facts, settings.pictures)
+    with add_files(output):
+        _draw(output, facts, settings.pictures)
     print(f"report.html, tables, pictures and label maps are in {output}")
 
 

@@ -20,7 +20,8 @@ from GenSelfDiff.comparison.figures import draw_comparison, draw_crops, pictured
 from GenSelfDiff.comparison.statistics import FEWEST, NOT_TOLD, MetricName
 from GenSelfDiff.metrics import STANDARD
 from GenSelfDiff.report.tables import latex, markdown
-from utils_general import RESULTS, InputError, at_least, replace_folder, run_script
+from output_folder import input_paths, replace_folder
+from utils_general import RESULTS, InputError, at_least, run_script
 
 FEW = 20  # images; with fewer the bootstrap's intervals are too narrow
 DIGITS = 3  # at most: an interval over some images tells no fourth
@@ -125,7 +126,7 @@ def main(settings: Settings) -> None:
         sizes[split] = len(sources)
     means, differences = pd.DataFrame(means), pd.DataFrame(differences)
     whole, changes = means[means.split == split], differences[differences.split == split]  # the last: of all images
-    with replace_folder(settings.output, "compare.csv", settings.overwrite) as output:
+    with replace_folder(settings.output, "compare.csv", settings.overwrite, input_paths(settings)) as output:
         table.to_csv(output / "images.csv", index=False)
         means.to_csv(output / "compare.csv", index=False)
         differences.rename(columns={"mean": "difference"}).to_csv(output / "differences.csv", index=False)

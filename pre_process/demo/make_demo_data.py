@@ -24,8 +24,9 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from scipy.special import expit
 from tqdm import tqdm
 
+from output_folder import replace_folder
 from pre_process.patches import polygon_pixels
-from utils_general import ROOT, InputError, replace_folder, run_script, write_json
+from utils_general import ROOT, InputError, at_least, run_script, write_json
 
 # Optical density of haematoxylin and eosin in red, green, blue (Ruifrok & Johnston 2001), each of length 1
 STAINS = np.array([[0.65, 0.704, 0.286], [0.072, 0.99, 0.105]])
@@ -268,6 +269,7 @@ def main(settings: Settings) -> None:
     """Draw every image from its own random numbers and write it."""
     if settings.training_images < 1 or settings.test_images < 2 or settings.size < 64:
         raise InputError("at least 1 training image, 2 test images and a size of 64 pixels are wanted")
+    at_least(settings, seed=0)
     nuclei = 0
     with replace_folder(settings.output, "demo.json", settings.overwrite) as root:
         for i, (tif, xml) in enumerate(tqdm(list(places(root, settings)), unit="image", disable=None)):

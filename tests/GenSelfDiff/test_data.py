@@ -1,5 +1,10 @@
 import hashlib
+import os
 import pickle
+import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,9 +18,12 @@ from GenSelfDiff.data import (
     EpochBatches,
     PatchDataset,
     labelled_folder,
+    loader,
     pretraining_folder,
+    stop_workers,
     to_image,
     to_input,
+    worker_errors_explained,
 )
 from GenSelfDiff.devices import Devices
 from GenSelfDiff.patches import Patches
@@ -288,3 +296,126 @@ def test_released_names_may_be_padded_but_not_double(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "overview.png")
     with pytest.raises(InputError, match="overview.png is not named image_<number>"):
         Patches(tmp_path)
+
+
+CHANGES = {
+    "deleted": (lambda file: file.unlink(), "label_2.png is missing"),
+    "cut short": (lambda file: file.write_bytes(file.read_bytes()[:60]), "cannot read label image .*label_2.png"),
+    "smaller": (lambda file: Image.new("L", (8, 8)).save(file), "label of patch 2 .* is 8x8 pixels now, not 16x16"),
+    "of another class": (lambda file: Image.new("L", (16, 16), 2).save(file), "label of patch 2 .* holds class 2 now"),
+    "as another class in a byte": (
+        lambda file: Image.fromarray(np.full((16, 16), 257, np.uint16)).save(file),
+        "label of patch 2 .* holds class 257 now",
+    ),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("change", CHANGES)
+def test_labels_that_change_while_training_end_it_in_one_line(change, workers, tiny_data_set):
+    """The message is the reader's, without the traceback that a worker puts in front."""
+    patches = Patches(tiny_data_set / "labelled", labelled=True)
+    dataset = PatchDataset([patches], "train", 0)
+    alter, message = CHANGES[change]
+    alter(patches.layout.label_file(2))
+    reader = loader(dataset, EpochBatches(len(dataset), 4, 0, CPU, shuffle=False), workers, CPU)
+    try:
+        with pytest.raises(InputError, match=f"^[^\n]*{message}[^\n]*$"), worker_errors_explained():
+            list(reader)
+    finally:
+        stop_workers(reader)
+
+
+class OfPaths:
+    """A data set whose items fail as the system does where a worker reads them."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, key):
+        raise self.error
+
+
+FAILURES = [
+    (PermissionError(13, "Permission denied", "/data/a.png"), "cannot go on: .*Permission denied: '/data/a.png'"),
+    (OSError(24, "Too many open files", "/data/a.png"), "too many files are open; allow more, ulimit -n"),
+    (RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left"), "/dev/shm, has no room"),
+]
+
+
+@pytest.mark.parametrize(("error", "message"), FAILURES)
+def test_what_fails_in_a_worker_is_one_line(error, message):
+    reader = loader(OfPaths(error), EpochBatches(8, 2, 0, CPU, shuffle=False), 1, CPU)
+    try:
+        with pytest.raises(InputError, match=message) as explained, worker_errors_explained():
+            list(reader)
+    finally:
+        stop_workers(reader)
+    assert "\n" not in str(explained.value)
+
+
+def test_other_errors_of_workers_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="ours"), worker_errors_explained():
+        raise RuntimeError("ours")
+
+
+def run_limited(limits, body):
+    """Read 400 items with 4 workers in a new process with limits on its open files, soft and hard."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
+import torch
+from GenSelfDiff import data
+from GenSelfDiff.data import *
+from dataclasses import dataclass
+from utils_general import run_script
+class Items(Dataset):
+    def __getitem__(self, key):
+        return {{name: torch.zeros(64) for name in "abcd"}}
+class Unsendable:
+    def __reduce__(self):
+        raise OSError(24, "Too many open files")
+class Unsent(Items):
+    def __getitem__(self, key):
+        return Unsendable()
+@dataclass
+class Settings:
+    pass
+def read(items, collate=None):
+    cpu = Devices(torch.device("cpu"))
+    reader = loader(items, EpochBatches(400, 4, 0, cpu, shuffle=False), 4, cpu)
+    reader.collate_fn = collate or reader.collate_fn
+    try:
+        with worker_errors_explained():
+            print(sum(1 for _ in reader))
+    finally:
+        stop_workers(reader)
+def main(settings):
+    {body}
+run_script(main, Settings)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits),
+    )  # fmt: skip
+
+
+def test_too_few_open_files_are_noticed_at_the_start():
+    done = run_limited((40, 40), "read(Items())")
+    assert done.returncode == 1 and "error: 128 open files are needed for so many --workers, 40 are" in done.stderr
+    done = run_limited((40, 400), "read(Items())")  # what is allowed is taken
+    assert (done.returncode, done.stdout) == (0, "100\n")
+
+
+def test_too_few_open_files_in_spite_of_that_end_the_run():
+    """It hung at its end, for a loader that failed while it started its workers did not know them."""
+    done = run_limited((40, 40), "data.FILES = data.FILES_A_WORKER = 1; read(Items())")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: too many files are open")
+
+
+def test_a_batch_that_a_worker_cannot_send_ends_the_run():
+    """It hung: the thread that sends drops what it cannot send."""
+    done = run_limited((400, 400), "read(Unsent(), collate=lambda items: items[0])")
+    assert done.returncode == 1 and "a batch could not be handed on" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: a process that reads patches died")

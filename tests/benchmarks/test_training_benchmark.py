@@ -14,6 +14,7 @@ from benchmarks.training_cases import CEILINGS, COPY, GRAPH, OFF, OURS, PEERS, a
 from benchmarks.training_networks import Job, work
 from GenSelfDiff import unet
 from GenSelfDiff.unet import DiffusionNet
+from output_folder import replace_folder
 from utils_general import InputError
 
 TINY = {"dim": 8, "size": 16, "batch": 2}
@@ -236,7 +237,8 @@ def test_mistakes_are_named_before_anything_starts(settings, message, tmp_path, 
 
 
 def test_results_are_replaced_only_when_asked(tmp_path, monkeypatch):
-    (tmp_path / "measurements.csv").write_text("old")
+    with replace_folder(tmp_path, "measurements.csv", overwrite=False) as folder:
+        (folder / "measurements.csv").write_text("old")
     result = {"seconds": 1.0, "peak": 1, "gflop": 1.0, "parameters": 1.0, "numbers": 1.0}
     monkeypatch.setattr(training, "run_job", lambda job, limit: result)
     monkeypatch.setattr("GenSelfDiff.devices.keep_freed_memory", lambda: None)

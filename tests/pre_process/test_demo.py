@@ -32,7 +32,7 @@ def test_script_makes_what_monuseg_preprocessing_reads(tmp_path, run_script_file
 def test_same_seed_same_bytes(tmp_path):
     def make(name, seed):
         main(Settings(output=tmp_path / name, training_images=1, test_images=2, size=64, seed=seed))
-        return {f.relative_to(tmp_path / name): f.read_bytes() for f in (tmp_path / name).rglob("*") if f.is_file()}
+        return {f.relative_to(tmp_path / name): f.read_bytes() for f in (tmp_path / name).rglob("[!.]*") if f.is_file()}
 
     first, second, other = make("a", 7), make("b", 7), make("c", 8)
     assert len(first) == 7

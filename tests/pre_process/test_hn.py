@@ -82,7 +82,7 @@ def test_unlabelled_images_are_optional(settings, raw):
     (raw / "unlabelled_images" / "other.jpg").unlink()
     (raw / "unlabelled_images").rmdir()
     main(settings)
-    assert sorted(p.name for p in settings.output.iterdir()) == ["dataset.json", "labelled", "test"]
+    assert sorted(p.name for p in settings.output.glob("[!.]*")) == ["dataset.json", "labelled", "test"]
 
 
 def test_other_class_names_by_the_command_line(raw, tmp_path, run_script_file, read_folder):

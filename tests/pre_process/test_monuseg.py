@@ -130,7 +130,7 @@ def test_paper_protocol_by_the_script(download, tmp_path, run_script_file, read_
 def test_official_protocol(settings, download, read_folder, capsys):
     write_xml(download / TEST_FOLDER / "TCGA-T0.xml", [square(1, 1), [(0, 0)], square(-9, -9)])
     main(replace(settings, protocol="official"))
-    assert sorted(p.name for p in settings.output.iterdir()) == ["dataset.json", "labelled", "test"]
+    assert sorted(p.name for p in settings.output.glob("[!.]*")) == ["dataset.json", "labelled", "test"]
     labelled, arrays = read_folder(settings.output / "labelled")
     assert labelled.source.unique().tolist() == ["TCGA-A", "TCGA-B", "TCGA-C"]
     assert set(arrays) == {"images", "labels", "instances"}

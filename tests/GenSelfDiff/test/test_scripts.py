@@ -43,7 +43,7 @@ def test_everything_is_written(settings, capsys):
     test_script.main(replace(settings, pictures=20))
     folder = settings.output
     tables = {"table.csv", "table.md", "table.tex", "patches.csv", "images.csv", "summary.json"}
-    assert {f.name for f in folder.iterdir()} == tables | {"pictures", "label_maps"}
+    assert {f.name for f in folder.glob("[!.]*")} == tables | {"pictures", "label_maps"}
     kinds = ("image", "truth", "prediction", "overlay", "panel")
     assert {f.name for f in (folder / "pictures").iterdir()} == {f"t{i}_{k}.png" for i in (1, 2) for k in kinds}
     summary = read_summary(folder)
