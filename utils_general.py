@@ -9,13 +9,13 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
-from PIL import Image
+from PIL import ExifTags, Image
 
 ROOT = Path(__file__).resolve().parent
 
@@ -41,6 +41,8 @@ SHEET_COLUMNS = 8  # of a contact sheet
 SHEET = SHEET_COLUMNS**2  # images on it
 DPI = 120  # of figures
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # by content, whatever the name: an EPS would start Ghostscript
+MOST_CLASSES = 256  # class maps are written as 8-bit images
 DISK_TROUBLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # no room, or a broken disk
     *(
@@ -153,10 +155,10 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; `InputError` where it is missing or broken."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # broken, no text, a number too long, or too deep
         raise InputError(f"{path} is not valid JSON: {error}") from None
 
 
@@ -182,32 +184,98 @@ def list_images(folder: Path, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) ->
 
 
 def open_image(path: Path, wanted: str) -> Image.Image:
-    """Open and decode an image file completely; `InputError` names a file that cannot be."""
+    """Open and decode an image file completely, its first page; `InputError` names a file that cannot be.
+
+    Only `IMAGE_FORMATS` are opened, whatever the file is called. Colours of more than 8 bits are refused: Pillow would
+    drop the lower ones.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{wanted} {path} is no file")  # opening a pipe would wait for ever
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            deep = len(image.getbands()) > 1 and _bits(image) > 8
+            if not deep:
+                image.load()
     except FileNotFoundError:
         raise InputError(f"{wanted} {path} is missing") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot read {wanted} {path}: {error}; is the file complete?") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{wanted} {path} has too many pixels to be decoded at once: cut it into parts") from None
+    except Exception as error:  # a damaged file fails anywhere in Pillow, in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot read {wanted} {path}: {reason[:300]}; is the file complete?") from None
+    if deep:
+        raise InputError(f"{wanted} {path} has more than 8 bits a channel (mode {image.mode}): convert it to 8-bit RGB")
+    return image
 
 
-def read_rgb(path: Path) -> np.ndarray:
-    """Read an 8-bit image as RGB, uint8 (H, W, 3); grey, palette, CMYK and alpha images are converted."""
+def _bits(image: Image.Image) -> int:
+    """Of a channel in the file, of an image that is not decoded yet."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (8,)))  # BitsPerSample
+    return 16 if any(";16" in str(tile.args) for tile in image.tile) else 8
+
+
+def has_opacity(image: Image.Image) -> bool:
+    """Whether an image says how transparent its pixels are."""
+    return image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
+
+
+def on_white(pixels: np.ndarray) -> np.ndarray:
+    """Pixels with opacity uint8 (..., 4) laid on white, the ground of a slide: uint8 (..., 3)."""
+    if (pixels[..., 3] == 255).all():
+        return np.ascontiguousarray(pixels[..., :3])
+    opacity = pixels[..., 3:] / np.float32(255)
+    return (pixels[..., :3] * opacity + 255 * (1 - opacity) + 0.5).astype(np.uint8)
+
+
+def remarks(image: Image.Image) -> list[str]:
+    """What a user should know about how this image is read, if anything."""
+    said = {"1": "black and white", "L": "grey, not H&E in colour", "CMYK": "CMYK, colours are approximate"}
+    found = [said[image.mode]] if image.mode in said else []
+    if has_opacity(image):
+        found.append("has opacity: what is transparent is taken as white")
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        found.append(f"has {pages} pages: the first is read")
+    with contextlib.suppress(Exception):  # of damaged EXIF data nothing is known
+        if image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1):
+            found.append("its EXIF data want it turned: it is read as stored")
+    return found
+
+
+def read_rgb(path: Path, told: list[str] | None = None) -> np.ndarray:
+    """Read an 8-bit image as RGB, uint8 (H, W, 3); grey, palette and CMYK images are converted.
+
+    What is transparent becomes white; the first page is read, as stored. `told` is given the `remarks` on it.
+    """
     image = open_image(path, "image")
     if image.mode[0] in "IF":
         raise InputError(f"image {path} has more than 8 bits a channel (mode {image.mode}): convert it to 8-bit RGB")
-    return np.asarray(image.convert("RGB"))
+    if told is not None:
+        told += remarks(image)
+    return on_white(np.asarray(image.convert("RGBA"))) if has_opacity(image) else np.asarray(image.convert("RGB"))
 
 
 def read_index_map(path: Path) -> np.ndarray:
-    """Read a map of class indices or instance numbers, int32 (H, W), as stored: 1, 8 or 16 bit, palette or grey."""
+    """Read a map of class indices or instance numbers, int32 (H, W), as stored: 1, 8 or 16 bit, palette or grey.
+
+    `InputError` for what would not be the numbers meant: several channels or pages, fractions, JPEG compression.
+    """
     image = open_image(path, "label image")
     array = np.asarray(image)
     if array.ndim != 2:
         raise InputError(f"label image {path} has {array.shape[2]} channels: one with an index in each pixel is wanted")
-    return array.astype(np.int32)
+    if "jpeg" in (str(image.format).lower(), image.info.get("compression")):
+        raise InputError(f"label image {path} is compressed as JPEG, which changes indices: write it anew, as png")
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise InputError(f"label image {path} has {pages} pages: one with an index in each pixel is wanted")
+    return whole_numbers(array, f"label image {path}").astype(np.int32)
+
+
+def whole_numbers(array: np.ndarray, where: str) -> np.ndarray:
+    """`array` as it is; `InputError` where it holds fractions, or what is no number of 32 bit."""
+    if array.dtype.kind == "f" and len(wrong := array[(array != np.rint(array)) | ~(np.abs(array) < 2**31)]):
+        raise InputError(f"{where} holds {wrong[0]}: whole numbers are wanted, an index in each pixel")
+    return array
 
 
 def write_png(path: Path, array: np.ndarray) -> None:
@@ -234,34 +302,3 @@ def save_figure(figure: Any, path: Path) -> None:
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pil_kwargs={"compress_level": 3})
     plt.close(figure)
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """What `dataset.json` in a folder of patches says about them."""
-
-    name: str
-    protocol: str
-    """how the source images were divided, e.g. "paper" or "official" """
-    classes: list[str]
-    """names by class index, the background first; empty where nothing is labelled"""
-    instances: str
-    """how a class map becomes instances: "watershed" for touching round objects, "components" otherwise"""
-    patch_size: int
-    """pixels"""
-    stride: int
-    """pixels between the corners of neighbouring patches"""
-    seed: int
-    """of the split"""
-    mpp: float | None = None
-    """micrometres a pixel; None where unknown, and in what was written before this was asked for"""
-
-    @classmethod
-    def read(cls, root: Path) -> "DataSet":
-        """Read `root/dataset.json`."""
-        if not (root / "dataset.json").is_file():
-            raise InputError(f"{root} holds no dataset.json: run the data set's preprocess.py first, or mend the path")
-        try:
-            return cls(**read_json(root / "dataset.json"))
-        except TypeError as error:
-            raise InputError(f"{root / 'dataset.json'} is not what preprocess.py writes: {error}") from None

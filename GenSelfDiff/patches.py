@@ -8,10 +8,12 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from file_contents import DataSet, check_name, read_table
 from GenSelfDiff.released_layout import ReleasedLayout
-from utils_general import SPLIT_SEED, DataSet, InputError, read_index_map, read_rgb
+from utils_general import SPLIT_SEED, InputError, read_index_map, read_rgb
 
 INDEX_COLUMNS = ["patch", "source", "x", "y", "split"]
+FARTHEST = 2**31  # x and y of a patch in its source image, pixels
 
 
 class Layout(Protocol):
@@ -68,17 +70,21 @@ class IndexedLayout:
 
     def _read_index(self) -> pd.DataFrame:
         path = self.folder / "index.csv"
-        try:
-            index = pd.read_csv(path, dtype={"source": str, "split": str})
-        except (ValueError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from None
+        index = read_table(path, text=("source", "split"))
         if list(index.columns) != INDEX_COLUMNS or not len(index):
             raise InputError(f"{path} wants a row a patch and the columns {', '.join(INDEX_COLUMNS)}")
-        if not pd.api.types.is_integer_dtype(index.patch):
-            raise InputError(f"{path} names patches by something else than whole numbers in its column patch")
+        for name in ("patch", "x", "y"):
+            highest = FARTHEST if name in "xy" else np.iinfo(np.int64).max
+            if not pd.api.types.is_integer_dtype(index[name]) or not index[name].between(0, highest).all():
+                raise InputError(f"{path} holds something else than whole numbers from 0 in its column {name}")
         if index.patch.duplicated().any():
             raise InputError(f"{path} names patch {index.patch[index.patch.duplicated()].iloc[0]} twice")
-        return index.astype({"source": "category", "split": "category"})  # each name is kept once
+        text = {"source": "", "split": ""}  # an empty cell is a name that check_name refuses
+        index = index.fillna(text).astype(dict.fromkeys(text, "category"))  # each name is kept once
+        for name in text:  # the names of pictures and maps are made of them
+            for value in index[name].cat.categories:
+                check_name(value, f"{path}, column {name},")
+        return index
 
     def _check_complete(self, kind: str, stem: str) -> None:
         """Every patch of the index has its file in the subfolder `kind`, and every file is in the index."""

@@ -1,13 +1,16 @@
 """Folders of patches as the released code wrote them: `image_<i>.jpg`, and the labels in `label_patches.mat`."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scipy.io
 
-from utils_general import SPLIT_SEED, DataSet, InputError, image_names, read_rgb
+from file_contents import DataSet, check_name
+from GenSelfDiff.isolated import isolated
+from utils_general import MOST_CLASSES, SPLIT_SEED, InputError, image_names, read_rgb, whole_numbers
 
 LABELS = "label_patches.mat"
 
@@ -38,6 +41,8 @@ class ReleasedLayout:
         splits = np.full(number, "val", dtype=object)
         splits[np.random.RandomState(SPLIT_SEED).permutation(number)[: int(0.9 * number)]] = "train"
         sources = [Path(os.fsdecode(name)).stem for name in self.names]
+        for source in sources:
+            check_name(source, str(self.folder))
         index = pd.DataFrame({"patch": self.numbers, "source": sources, "x": 0, "y": 0, "split": splits})
         return index.astype({"split": "category"})
 
@@ -68,20 +73,39 @@ class ReleasedLayout:
         path, number = self.folder / LABELS, len(self.numbers)
         if not path.is_file():
             raise InputError(f"{self.folder} has neither index.csv nor {LABELS}: its patches have no labels")
-        try:
-            matrix = scipy.io.loadmat(path)["data"]
-        except (ValueError, KeyError, NotImplementedError, OSError) as error:
-            raise InputError(f"{path} cannot be read as a MATLAB file with an array 'data': {error}") from None
+        matrix = _read_data(path)
         if matrix.shape != (number, *shape) or (self.numbers != np.arange(number)).any():
-            raise InputError(f"{path} holds labels {matrix.shape}, the folder {number} patches of {shape}")
+            raise InputError(
+                f"{path} holds labels {matrix.shape}, the folder {number} patches of {shape}; "
+                "as many are wanted, numbered from 0"
+            )
         return matrix
+
+
+def _read_data(path: Path) -> np.ndarray:
+    """The array `data` of a MATLAB file: class indices uint8. SciPy's reader crashes on some damaged files."""
+    try:
+        content = isolated(partial(scipy.io.loadmat, variable_names=["data"]), path, what=str(path))
+        data = content["data"]
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file fails anywhere in SciPy, in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} cannot be read as a MATLAB file with an array 'data': {reason[:200]}") from None
+    if not isinstance(data, np.ndarray) or data.dtype.kind not in "buif":
+        raise InputError(f"{path} holds no array of class indices in 'data'")
+    wrong = [edge for edge in (data.min(), data.max()) if not 0 <= edge < MOST_CLASSES] if data.size else []
+    if wrong:
+        raise InputError(f"{path} holds class {wrong[0]}; 0 to {MOST_CLASSES - 1} are allowed")
+    return whole_numbers(data, str(path)).astype(np.uint8)
 
 
 def _numbered_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """The i of all images `image_<i>` in a folder, rising, and their names as bytes, both (N,)."""
     names = image_names(folder)
     ends = [name.rpartition(".")[0].rpartition("_")[2] for name in names]
-    if wrong := [folder / name for name, end in zip(names, ends, strict=True) if not end.isdecimal()]:
+    numbered = [end.isdecimal() and len(end) < 19 for end in ends]  # and fits 64 bit
+    if wrong := [folder / name for name, good in zip(names, numbered, strict=True) if not good]:
         raise InputError(f"{min(wrong)} is not named image_<number>: is {folder} a folder of patches?")
     numbers, names = np.array(ends, dtype=np.int64), np.array([os.fsencode(name) for name in names])
     order = np.argsort(numbers)

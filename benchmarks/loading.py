@@ -36,6 +36,7 @@ from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from benchmarks.tables import machine, markdown
+from file_contents import DataSet
 from GenSelfDiff.augmentation import finetuning_augmentation, flips, tv_tensors
 from GenSelfDiff.data import (
     EpochBatches,
@@ -53,17 +54,7 @@ from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.settings import RecipeName
 from GenSelfDiff.training import to_device
-from utils_general import (
-    MONUSEG,
-    ROOT,
-    SPLIT_SEED,
-    DataSet,
-    at_least,
-    replace_folder,
-    run_script,
-    write_json,
-    write_png,
-)
+from utils_general import MONUSEG, ROOT, SPLIT_SEED, at_least, replace_folder, run_script, write_json, write_png
 
 H200_IMAGES_PER_SECOND = 0.30 * 989e12 / 455e9
 LINKED = 144  # different files among the patches

@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmarks.loading import Case, Settings, in_new_process, make_data_set, measure
 from benchmarks.training_step import failure
-from utils_general import DataSet
+from file_contents import DataSet
 
 PATCHES = 4320  # of MoNuSeg's 30 training images, as published
 ENOUGH = 60.0  # seconds that have to be left for it

@@ -5,7 +5,7 @@ all data sets are treated alike. Splits are made by source image, so that no two
 pixels of the same image, and labels are written losslessly.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ import pandas as pd
 from skimage.draw import polygon
 from tqdm import tqdm
 
+from file_contents import CLASS_NAMES, DataSet, check_fields, check_name
 from utils_general import (
     SIDE_MULTIPLE,
     SPLIT_SEED,
-    DataSet,
     InputError,
     at_least,
     natural_order,
@@ -77,13 +77,15 @@ class SourceImage:
         """The file's name without its extension."""
         return self.file.stem
 
-    def read(self, patch_size: int, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def read(
+        self, patch_size: int, classes: Sequence[str], told: list[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Image uint8 (H, W, 3), class indices uint8 (H, W) and instance numbers uint16 (H, W); None where unknown.
 
-        Raises `InputError` for an image smaller than a patch, labels of another size, a class that has no name, and
-        instance numbers that do not fit 16 bit.
+        `told` is given what is to be said of how the image is read. Raises `InputError` for an image smaller than a
+        patch, labels of another size, a class that has no name, and instance numbers that do not fit 16 bit.
         """
-        image = read_rgb(self.file)
+        image = read_rgb(self.file, told)
         height, width = image.shape[:2]
         if min(height, width) < patch_size:
             raise InputError(
@@ -190,6 +192,7 @@ def write_data_set(
     go to dataset.json (see `DataSet`). Prints a summary; returns the number of instances in all images together.
     """
     settings.check()
+    check_fields({"class names": classes}, {"class names": CLASS_NAMES}, "the data set")
     folders = {
         name: sorted(sources, key=lambda s: natural_order(s.file)) for name, sources in folders.items() if sources
     }
@@ -222,15 +225,20 @@ def _check(settings: PatchSettings, classes: list[str], folders: dict[str, list[
     name, number = Counter(source.name for sources in folders.values() for source in sources).most_common(1)[0]
     if number > 1:
         raise InputError(f"{number} images are named {name}: names tell images apart, rename them")
-    rows = []
+    rows, remarks = [], defaultdict(list)
     with tqdm(total=sum(map(len, folders.values())), desc="checking", unit="image", disable=None) as bar:
         for folder, sources in folders.items():
             for source, split in zip(sources, _splits(folder, sources), strict=True):
-                image, _, instance_map = source.read(settings.patch_size, classes)
+                check_name(source.name, str(source.file.parent))
+                image, _, instance_map = source.read(settings.patch_size, classes, told := [])
+                for remark in told:
+                    remarks[remark].append(source.file)
                 patches = len(window_positions(image.shape[:2], settings))
                 instances = pd.NA if instance_map is None else np.count_nonzero(np.unique(instance_map))
                 rows.append((folder, split, 1, patches, instances))
                 bar.update()
+    for remark, files in remarks.items():
+        print(f"note: {files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}: {remark}")
     table = pd.DataFrame(rows, columns=["folder", "split", "images", "patches", "instances"])
     return table.astype({"instances": "Int64"})
 

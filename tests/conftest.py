@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from utils_general import DataSet, write_json
+from file_contents import DataSet
+from utils_general import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # the suite runs in one process a core

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from file_contents import DataSet
 from GenSelfDiff import released_layout
 from GenSelfDiff.evaluation import pixel_metrics
 from GenSelfDiff.evaluation.calibration import calibration_bins
@@ -18,7 +19,7 @@ from GenSelfDiff.instances import InstanceSettings, of_class, to_instances
 from GenSelfDiff.metrics import PUBLISHED, STANDARD, STANDARD_IN_PATCHES
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.predictor import Predictor
-from utils_general import DataSet, InputError
+from utils_general import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor, nn
 
+from file_contents import DataSet
 from GenSelfDiff.augmentation import flips
 from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, pretraining_folder, to_image
 from GenSelfDiff.devices import set_up
@@ -26,7 +27,7 @@ from GenSelfDiff.samplers import sample
 from GenSelfDiff.settings import TrainingSettings, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import DiffusionNet, initialise
-from utils_general import MONUSEG, DataSet, InputError, at_least, contact_sheet, run_script, write_png
+from utils_general import MONUSEG, InputError, at_least, contact_sheet, run_script, write_png
 
 PUBLISHED_BATCH = 8  # the released code reports sums over a batch of this size
 QUARTERS = 4

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from file_contents import DataSet
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
@@ -12,7 +13,7 @@ from GenSelfDiff.report import results as report
 from GenSelfDiff.report.results import Method, ReportSettings, run_test
 from GenSelfDiff.report.training_record import StageRecord
 from tests.conftest import _write_patches
-from utils_general import DataSet, write_json
+from utils_general import write_json
 
 NASTY = '<b>&"$x_1$|\\'  # a class that breaks what is not escaped: HTML, Markdown, LaTeX, mathematics
 

@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from file_contents import DataSet
 from pre_process.GlaS.preprocess import Settings, main
 from pre_process.patches import read_instance_labels
-from utils_general import DataSet, InputError
+from utils_general import InputError
 
 
 def glands(name):

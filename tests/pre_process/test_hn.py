@@ -4,8 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from file_contents import DataSet
 from pre_process.HN.preprocess import CLASSES, Settings, main
-from utils_general import DataSet, InputError, read_rgb
+from utils_general import InputError, read_rgb
 
 
 def box(x, y, width, height):

@@ -4,9 +4,10 @@ from functools import partial
 import numpy as np
 import pytest
 
+from file_contents import DataSet
 from pre_process.MoNuSeg.preprocess import TEST_FOLDER, TRAINING_FOLDER, Settings, draw_nuclei, main, read_outlines
 from pre_process.patches import SourceImage
-from utils_general import DataSet, InputError
+from utils_general import InputError
 
 
 def write_xml(path, *annotations):

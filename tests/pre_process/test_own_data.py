@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from file_contents import DataSet
 from pre_process.own_data.preprocess import Settings, main
-from utils_general import DataSet, InputError
+from utils_general import InputError
 
 
 def numbers_of(name):

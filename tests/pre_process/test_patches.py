@@ -4,6 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from file_contents import DataSet
 from pre_process.patches import (
     PatchSettings,
     SourceImage,
@@ -15,7 +16,7 @@ from pre_process.patches import (
     window_positions,
     write_data_set,
 )
-from utils_general import DataSet, InputError, read_index_map
+from utils_general import InputError, read_index_map
 
 CLASSES = ["background", "thing"]
 

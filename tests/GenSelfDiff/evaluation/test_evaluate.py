@@ -8,10 +8,11 @@ import pytest
 import scipy.io
 from PIL import Image as Picture
 
+from file_contents import DataSet
 from GenSelfDiff.evaluation.evaluate import Evaluation, check_patches, evaluate, patches_to_test
 from GenSelfDiff.instances import InstanceSettings
 from GenSelfDiff.metrics import AS_PUBLISHED, BY_IMAGE, BY_INSTANCE, POOLED, POOLED_INSTANCES
-from utils_general import DataSet, InputError, write_json, write_png
+from utils_general import InputError, write_json, write_png
 
 
 def one_hot(class_maps, classes=2):
