@@ -194,6 +194,8 @@ def open_image(path: Path, wanted: str) -> Image.Image:
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             deep = len(image.getbands()) > 1 and _bits(image) > 8
+            with contextlib.suppress(Exception):  # of a tif whose further pages are damaged they are not known
+                getattr(image, "n_frames", 1)  # counted and kept while the file is open
             if not deep:
                 image.load()
     except FileNotFoundError:
@@ -234,8 +236,9 @@ def remarks(image: Image.Image) -> list[str]:
     found = [said[image.mode]] if image.mode in said else []
     if has_opacity(image):
         found.append("has opacity: what is transparent is taken as white")
-    if (pages := getattr(image, "n_frames", 1)) > 1:
-        found.append(f"has {pages} pages: the first is read")
+    with contextlib.suppress(Exception):
+        if (pages := getattr(image, "n_frames", 1)) > 1:
+            found.append(f"has {pages} pages: the first is read")
     with contextlib.suppress(Exception):  # of damaged EXIF data nothing is known
         if image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1):
             found.append("its EXIF data want it turned: it is read as stored")

@@ -34,7 +34,8 @@ METHODS: dict[str, Method] = {
 def load_segmentation(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
     """The segmentation network of a checkpoint, ready to predict, and the checkpoint, which names its classes.
 
-    A published file names no stage: it is taken for a fine-tuned U-Net. Raises `InputError` where it segments nothing.
+    A published file names no stage: it is taken for a fine-tuned U-Net. Raises `InputError` where it segments nothing,
+    and where its weights are no numbers: it would find nothing in any image, without a word.
     """
     loaded = checkpoint.load(path)
     stage = loaded.get("stage", "finetune")
@@ -42,6 +43,9 @@ def load_segmentation(path: Path, device: torch.device) -> tuple[nn.Module, dict
         raise InputError(f"{path} is of a stage {stage!r}; known are {', '.join(METHODS)}: update the project")
     if not METHODS[stage].segments:
         raise InputError(f"{path} is of pre-training; a fine-tuned one is needed here: run Diff_Seg.py first")
+    broken = [name for name, weights in loaded["model_state_dict"].items() if not weights.isfinite().all()]
+    if broken:
+        raise InputError(f"{path} holds weights that are no numbers (NaN or infinite, in {broken[0]}): train it anew")
     module, _, function = METHODS[stage].build.partition(":")
     network = getattr(importlib.import_module(module), function)(loaded, path)
     return network.to(device).eval(), loaded

@@ -15,6 +15,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from file_contents import read_table
 from GenSelfDiff.whole_image.map_files import map_endings
 from utils_general import InputError, read_json, replace_file, write_json
 
@@ -121,7 +122,7 @@ class Output:
             write_json(folder / MARKER, resolved)
         self._read()
         if part.of > 1:
-            _locked(self.lock, 0, 1, fcntl.LOCK_UN)
+            _unlock(self.lock, 0, 1)
 
     def _read(self) -> None:
         """What is done; the summaries of parts go over into that of all once nobody works on a part."""
@@ -204,8 +205,8 @@ def _lock_part(file: IO[str], part: Part) -> bool:
     if not _locked(file, part.number, 1) or not _locked(file, size, 1, fcntl.LOCK_SH):
         return False
     alone = _locked(file, MOST_PARTS + 1, part.of - 1) and _locked(file, size + 1, MOST_PARTS)
-    _locked(file, MOST_PARTS + 1, part.of - 1, fcntl.LOCK_UN)
-    _locked(file, size + 1, MOST_PARTS, fcntl.LOCK_UN)
+    _unlock(file, MOST_PARTS + 1, part.of - 1)
+    _unlock(file, size + 1, MOST_PARTS)
     return alone
 
 
@@ -218,6 +219,11 @@ def _locked(file: IO[str], start: int = 0, length: int = 0, kind: int = fcntl.LO
     return True
 
 
+def _unlock(file: IO[str], start: int, length: int) -> None:
+    with contextlib.suppress(OSError):  # where there are no locks
+        fcntl.lockf(file, fcntl.LOCK_UN, length, start)
+
+
 def _summaries(folder: Path) -> list[Path]:
     """The summary of all, and those of parts."""
     names = sorted(f.name for f in folder.glob("summary_*_of_*.csv") if re.fullmatch(r"summary_\d+_of_\d+.csv", f.name))
@@ -227,10 +233,10 @@ def _summaries(folder: Path) -> list[Path]:
 def read_summary(path: Path) -> list[Row]:
     """The rows of a summary. One that is broken has none, and it is said: its images are then done again."""
     try:
-        rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+        rows = read_table(path, TEXT)
         rows = rows[rows.image.notna()].astype({name: "Int64" for name in WHOLE if name in rows})
         return rows.reindex(columns=dict.fromkeys([*rows.columns, "error"])).to_dict("records")
-    except (ValueError, TypeError, AttributeError) as error:
+    except (InputError, ValueError, TypeError, AttributeError) as error:
         print(f"warning: {path} is broken ({' '.join(str(error).split())}): its images are done again")
         return []
 

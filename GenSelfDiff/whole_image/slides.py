@@ -23,7 +23,7 @@ import tifffile
 from PIL import Image as PillowImage
 from scipy.ndimage import binary_dilation, uniform_filter
 
-from utils_general import IMAGE_EXTENSIONS, InputError, open_image
+from utils_general import IMAGE_EXTENSIONS, IMAGE_FORMATS, InputError, has_opacity, on_white, open_image, remarks
 
 EXTENSIONS = (*IMAGE_EXTENSIONS, ".svs", ".ndpi", ".scn", ".bif", ".mrxs")
 PLAUSIBLE = (0.02, 20.0)  # micrometres a pixel of a microscope; 72 or 300 dpi, written by programs unasked, are not
@@ -34,8 +34,9 @@ ROUNDED = 1.001  # the sides of a pyramid's levels are whole pixels: 4.001 times
 NEIGHBOURS, RIM = 3, 2  # pixels of a thumbnail: over which colour is averaged, and added around what is tissue
 PIECE = 4096  # pixels of a side that are read at once where a whole slide is looked through
 TO_SLIDE = "convert it, e.g. with: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
+UPRIGHT = "write it upright, e.g. with: vips autorot IN OUT.tif[tile,pyramid,compression=jpeg]"
 TO_8_BIT = "how they are to be scaled is not known here, convert it to 8-bit RGB"
-ORIENTATION, UPRIGHT = 274, 1  # the tag of tif and EXIF, and the value of an image that is shown as it is stored
+ORIENTATION = 274  # the tag of tif and EXIF
 # How an image that Pillow turned as its tag says is turned back
 BACK = {
     2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
@@ -46,7 +47,7 @@ BACK = {
     7: PillowImage.Transpose.TRANSVERSE,
     8: PillowImage.Transpose.ROTATE_270,
 }
-TURNED = "asks to be shown turned or mirrored (EXIF orientation {}): its pixels are taken as they are stored"
+TURNED = "its EXIF data want it turned: it is read as stored"
 MICROMETRE = {"um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0, "mm": 1e3, "nm": 1e-3}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said here, in one line
@@ -90,7 +91,7 @@ class DecodedImage(Source):
 
     def region(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
         """See `Source`."""
-        return _on_white(self.pixels[top : top + height, left : left + width])
+        return _rgb(self.pixels[top : top + height, left : left + width])
 
 
 class Slide(Source):
@@ -125,7 +126,7 @@ class Slide(Source):
             self.top + round(top * self.height / self.level_size(level)[1]),
         )
         try:
-            return _on_white(np.asarray(self.slide.read_region(corner, level, (width, height))))
+            return _rgb(np.asarray(self.slide.read_region(corner, level, (width, height))))
         except openslide.OpenSlideError as error:
             where = f"level {level} at x {left}, y {top}"
             raise InputError(f"cannot read slide {self.path}, {where}: {error}; is the file complete?") from None
@@ -135,14 +136,11 @@ class Slide(Source):
         self.slide.close()
 
 
-def _on_white(pixels: np.ndarray) -> np.ndarray:
-    """Grey (H, W) or pixels with opacity (H, W, 4) as uint8 (H, W, 3), what is transparent white."""
+def _rgb(pixels: np.ndarray) -> np.ndarray:
+    """Grey (H, W), or pixels with opacity (H, W, 4), as uint8 (H, W, 3), what is transparent white."""
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=-1)
-    if pixels.shape[-1] == 4 and (pixels[..., 3] < 255).any():
-        opacity = pixels[..., 3:] / np.float32(255)
-        return (pixels[..., :3] * opacity + 255 * (1 - opacity) + 0.5).astype(np.uint8)
-    return np.ascontiguousarray(pixels[..., :3])
+    return on_white(pixels) if pixels.shape[-1] == 4 else np.ascontiguousarray(pixels)
 
 
 def open_source(path: Path) -> Source:
@@ -161,10 +159,14 @@ def open_source(path: Path) -> Source:
     is_tif = start[:2] in (b"II", b"MM")
     mpp, note = _check_tif(path) if is_tif else (None, "")
     if _is_slide(path):
+        if TURNED in note:
+            raise InputError(
+                f"{path} wants to be turned (tif's Orientation), which OpenSlide does tile by tile: {UPRIGHT}"
+            )
         return Slide(path, mpp, note)
     if path.suffix.lower() not in IMAGE_EXTENSIONS:
         raise InputError(f"{path} is no slide that OpenSlide can read; is the file complete?")
-    return (_whole_tif(path, mpp, note) if is_tif else None) or _decoded(path, mpp, note)
+    return (_whole_tif(path, mpp, note) if is_tif else None) or _decoded(path, mpp)
 
 
 def _is_slide(path: Path) -> bool:
@@ -198,16 +200,9 @@ def _tif_note(file: tifffile.TiffFile, first: tifffile.TiffPage) -> str:
     """Of further images of the same size, which are no levels of a pyramid, and of a turned view."""
     size = first.imagewidth, first.imagelength
     same = [page for page in file.pages if (page.imagewidth, page.imagelength) == size and not page.is_reduced]
-    turned = first.tags["Orientation"].value if "Orientation" in first.tags else UPRIGHT
-    return _joined(_further(len(same) - 1), TURNED.format(turned) if turned in BACK else "")
-
-
-def _further(pages: int) -> str:
-    return f"holds {pages} more images: only the first is read" if pages > 0 else ""
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
+    turned = first.tags["Orientation"].value if "Orientation" in first.tags else None
+    notes = [f"has {len(same)} pages: the first is read"] * (len(same) > 1) + [TURNED] * (turned in BACK)
+    return "; ".join(notes)
 
 
 def _segments(page: tifffile.TiffPage) -> Iterator[tuple[int, int]]:
@@ -266,13 +261,13 @@ def _on_disk(path: Path, shape: tuple[int, ...]) -> np.memmap:
 def _opened(path: Path) -> PillowImage.Image:
     """Not decoded yet; `InputError` for more pixels than Pillow dares to."""
     try:
-        return PillowImage.open(path)
+        return PillowImage.open(path, formats=IMAGE_FORMATS)
     except PillowImage.DecompressionBombError:
         raise InputError(f"{path} has too many pixels to be decoded at once: {TO_SLIDE}") from None
 
 
-def _decoded(path: Path, mpp: float | None, note: str) -> DecodedImage:
-    """An image that Pillow decodes; the note is that of a tif."""
+def _decoded(path: Path, mpp: float | None) -> DecodedImage:
+    """An image that Pillow decodes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
         with contextlib.suppress(OSError, SyntaxError, ValueError), _opened(path) as image:
@@ -280,26 +275,16 @@ def _decoded(path: Path, mpp: float | None, note: str) -> DecodedImage:
                 raise InputError(f"{path} has {image.width}x{image.height} pixels, too many at once: {TO_SLIDE}")
             if image.mode[0] in "IF" or any(";16" in str(tile.args) for tile in image.tile):
                 raise InputError(f"{path} has more than 8 bits a channel: {TO_8_BIT}")
-            turned = image.getexif().get(ORIENTATION, UPRIGHT)
+            turned = image.getexif().get(ORIENTATION)
         image = open_image(path, "image")
     dpi = image.info.get("dpi", (0, 0))[0]
-    if image.format != "TIFF":
-        if mpp is None and dpi:
-            mpp = _plausible(TIF_UNITS[TIF_INCH] / float(dpi))
-        further = _further(getattr(image, "n_frames", 1) - 1)
-        note = _joined(further, TURNED.format(turned) if turned in BACK else "")
-    elif turned in BACK:
-        image = image.transpose(BACK[turned])
-    rgb, converted = _to_rgb(image)
-    return DecodedImage(path, np.asarray(rgb), mpp, _joined(converted, note))
-
-
-def _to_rgb(image: PillowImage.Image) -> tuple[PillowImage.Image, str]:
-    """As RGB, or RGBA where there is opacity, and a note of what was converted."""
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        return image.convert("RGBA"), "has opacity: what is transparent is taken as white"
-    notes = {"1": "black and white", "L": "grey, not H&E in colour", "CMYK": "CMYK, colours are approximate"}
-    return image if image.mode == "RGB" else image.convert("RGB"), notes.get(image.mode, "")
+    if mpp is None and image.format != "TIFF" and dpi:
+        mpp = _plausible(TIF_UNITS[TIF_INCH] / float(dpi))
+    notes = remarks(image)
+    rgb = image.convert("RGBA" if has_opacity(image) else "RGB")
+    if image.format == "TIFF" and turned in BACK:
+        rgb, notes = rgb.transpose(BACK[turned]), [*notes, TURNED]
+    return DecodedImage(path, np.asarray(rgb), mpp, "; ".join(notes))
 
 
 @dataclass(frozen=True)
