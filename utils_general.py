@@ -230,8 +230,9 @@ def open_image(path: Path, wanted: str) -> Image.Image:
         raise InputError(f"{wanted} {path} is no file")  # opening a pipe would wait for ever
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
-            image.info["pages"] = getattr(image, "n_frames", 1)  # not to be had of a closed file
             deep = len(image.getbands()) > 1 and _bits(image) > 8
+            with contextlib.suppress(Exception):  # of a tif whose further pages are damaged they are not known
+                image.info["pages"] = getattr(image, "n_frames", 1)  # not to be had of a closed file
             if not deep:
                 image.load()
     except FileNotFoundError:
@@ -272,7 +273,7 @@ def remarks(image: Image.Image) -> list[str]:
     found = [said[image.mode]] if image.mode in said else []
     if has_opacity(image):
         found.append("has opacity: what is transparent is taken as white")
-    if (pages := image.info["pages"]) > 1:
+    if (pages := image.info.get("pages", 1)) > 1:
         found.append(f"has {pages} pages: the first is read")
     with contextlib.suppress(Exception):  # of damaged EXIF data nothing is known
         if image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1):

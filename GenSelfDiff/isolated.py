@@ -36,7 +36,7 @@ def isolated(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
         except (EOFError, pickle.UnpicklingError):  # it died before all was written
             code = process.wait()
             said.seek(0)
-            raise InputError(f"cannot read {what}: its reader {_death(code, said.read())}") from None
+            raise InputError(f"cannot read {what}: its reader {death(code, said.read())}") from None
         finally:
             process.kill()
             process.wait()
@@ -46,7 +46,7 @@ def isolated(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
     return result
 
 
-def _death(code: int, said: bytes) -> str:
+def death(code: int, said: bytes) -> str:
     """How a process ended, by its return code and what it wrote last."""
     if code == -signal.SIGKILL:
         return "was killed (SIGKILL): is there enough memory?"

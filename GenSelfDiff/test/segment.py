@@ -7,24 +7,28 @@ the image. Started again, it goes on where it stopped. An image that cannot be r
 the exit code is then 3.
 """
 
-import glob
+import contextlib
+import errno
 import hashlib
-import shutil
+import os
 import sys
+import traceback
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import pandas as pd
+import torch
 from tqdm import tqdm
 
 from GenSelfDiff import predictor
 from GenSelfDiff.predictor import PredictorSettings, TrainedPredictor
+from GenSelfDiff.whole_image.doubts import DIFFERENT
+from GenSelfDiff.whole_image.output import Output, Part, Row, file_facts, readable, table
 from GenSelfDiff.whole_image.pipeline import WholeImageSettings, instance_method, segment_image, windows_of
+from GenSelfDiff.whole_image.reader import Reader
 from GenSelfDiff.whole_image.slides import EXTENSIONS
 from utils_general import (
     RESULTS,
@@ -32,21 +36,16 @@ from utils_general import (
     InputError,
     at_least,
     list_images,
+    natural_order,
     plain,
-    read_json,
-    replace_file,
     run_script,
-    write_json,
 )
 
-MARKER, SUMMARY, STATE = "settings.json", "summary.csv", ".unfinished"
-# Of the files of an image, behind its name
-ENDINGS = (".geojson", "_objects.csv", *(f"_{kind}.*" for kind in ("classes", "instances", "overlay", "probability_*")))
 # When a run is continued; the network is known by its weights, whatever its name or path.
-MAY_CHANGE = {"device", "batch_size", "overwrite", "output", "run"}
+MAY_CHANGE = {"device", "batch_size", "overwrite", "output", "run", "part"}
 SOME_FAILED = 3  # exit code
 MOST_OVERLAP = 0.9  # of windows: the more, the slower
-DIFFERENT = 1.2  # factor between resolutions from which on a network may see what it was not trained for
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # where nothing more can be written, of any image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +58,8 @@ class Settings(PredictorSettings, WholeImageSettings):
     """folder for the results"""
     overwrite: bool = False
     """replace the results of an earlier run with other settings"""
+    part: str | None = None
+    """do one of several parts of the images, as 3/8 for the third of eight; parts may run at once, also elsewhere"""
 
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
@@ -88,108 +89,70 @@ def find_images(images: Path) -> dict[str, Path]:
     if not images.exists():
         raise InputError(f"{images} does not exist: --images wants a folder of images, or one image")
     files = list_images(images, EXTENSIONS) if images.is_dir() else [images]
+    files.sort(key=lambda file: (natural_order(file), file.name))  # the same on all machines, as parts need it
     stems = Counter(file.stem for file in files)
     names = {file.stem if stems[file.stem] == 1 else file.name: file for file in files}
     return names if len(names) == len(files) else {file.name: file for file in files}
 
 
-def open_output(settings: Settings, resolved: dict[str, Any]) -> list[dict[str, Any]]:
-    """Make the output folder, or go on with it; returns the rows of the images that are done."""
-    folder = settings.output
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; an output folder is wanted there: choose another")
-    if folder.is_dir() and any(folder.iterdir()):
-        before = read_json(folder / MARKER) if (folder / MARKER).is_file() else {}
-        if before.get("script") != resolved["script"]:  # a training run's folder has a settings.json, too
-            raise InputError(f"{folder} holds files that this script did not write: choose another folder")
-        changed = [k for k in resolved if k not in MAY_CHANGE and resolved[k] != before.get(k)]
-        if not changed and not settings.overwrite:
-            return finished(folder / SUMMARY)
-        if not settings.overwrite:
-            raise InputError(
-                f"{folder} holds results with other settings: {', '.join(changed)} ({changed[0]} was "
-                f"{before.get(changed[0])}, now {resolved[changed[0]]}); use those, --overwrite or another --output"
-            )
-        remove_results(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / MARKER, resolved)
-    return []
-
-
-def finished(path: Path) -> list[dict[str, Any]]:
-    """The rows of a summary of the images that did not fail."""
-    if not path.is_file():
-        return []
-    rows = pd.read_csv(path, dtype={"image": str, "error": str, "note": str})
-    return rows[rows.error.isna()].to_dict("records")
-
-
-def remove_results(folder: Path) -> None:
-    """Remove what this script wrote into a folder, and nothing else that is there."""
-    for row in finished(folder / SUMMARY):
-        for base in {row["image"], Path(row["image"]).stem}:
-            for ending in ENDINGS:
-                for file in folder.glob(glob.escape(base) + ending):
-                    file.unlink()
-    shutil.rmtree(folder / STATE, ignore_errors=True)
-    (folder / SUMMARY).unlink(missing_ok=True)
-
-
-def stamp(file: Path) -> dict[str, Any]:
-    """What tells that a file is still the one that was segmented."""
-    try:
-        about = file.stat()
-    except OSError:  # it will be named as one that cannot be read
-        return {"bytes": 0, "modified": ""}
-    return {"bytes": about.st_size, "modified": datetime.fromtimestamp(about.st_mtime).isoformat()}
-
-
 def main(settings: Settings) -> None:
     """Check everything, segment image by image, write the summary."""
     settings.check()
+    part = Part.parse(settings.part)
     images = find_images(settings.images)
-    network = load_network(settings)
-    resolved = {
-        "script": "segment.py",
-        **plain(settings),
-        "images": str(settings.images.resolve()),
-        "checkpoint": hashlib.sha256(network.path.read_bytes()).hexdigest(),
-        "classes": network.classes,
-    }
-    stamps = {file.name: stamp(file) for file in images.values()}
-    rows = [row for row in open_output(settings, resolved) if same(row, stamps.get(row["image"]))]
-    done = {row["image"] for row in rows}
-    for name, file in tqdm(images.items(), "images", disable=None):
-        if file.name in done:
-            continue
-        about = stamps[file.name]
-        state = settings.output / STATE / f"{name}_{about['bytes']}_{about['modified'].replace(':', '')}"
-        try:
-            row = segment_image(file, str(settings.output / name), state, network, settings)
-        except InputError as error:
-            row = {"error": str(error)}
-            tqdm.write(f"failed: {error}")
-        rows.append({"image": file.name, **about, **row})
-        with replace_file(settings.output / SUMMARY) as temporary:
-            table(rows).to_csv(temporary, index=False, float_format="%.6g")
-    shutil.rmtree(settings.output / STATE, ignore_errors=True)
-    report(settings, table(rows), len(done))
+    with contextlib.closing(Reader()) as reader:
+        network = load_network(settings)
+        resolved = {
+            "script": "segment.py",
+            **plain(settings),
+            "images": str(settings.images.resolve()),
+            "checkpoint": hashlib.sha256(network.path.read_bytes()).hexdigest(),
+            "classes": network.classes,
+        }
+        output, before = Output(settings.output, part, resolved, MAY_CHANGE, settings.overwrite), 0
+        for name, file in tqdm(part.take(list(images.items())), "images", disable=None):
+            shown = readable(file.name)
+            if output.has(shown, file):
+                before += 1
+                continue
+            row = attempt(file, name, output, network, settings, reader)
+            if row.get("warning"):
+                tqdm.write(f"warning: {shown}: {row['warning']}")
+            output.add({"image": shown, **row})
+        output.close(done=True)
+    report(settings, list(output.rows.values()), before)
 
 
-def same(row: dict[str, Any], about: dict[str, Any] | None) -> bool:
-    """Whether a row of the summary is of an image as it is now; an image that has gone keeps its row."""
-    return about is None or (row.get("bytes"), row.get("modified")) == (about["bytes"], about["modified"])
+def attempt(
+    file: Path, name: str, output: Output, network: TrainedPredictor, settings: Settings, reader: Reader
+) -> Row:
+    """The row of one image: of what was found, or of the error. Whatever fails, the other images are to be done."""
+    row: dict[str, Any] = {}
+    try:
+        row = file_facts(file)
+        state = output.state(name, row["sha256"])
+        return row | segment_image(file, str(settings.output / name), state, network, settings, reader.open)
+    except InputError as error:
+        reason = str(error)
+    except MemoryError:
+        reason = f"{file} needs more memory than there is: choose a smaller --block-size"
+    except torch.OutOfMemoryError:
+        reason = f"{file} needs more memory than the GPU has: choose a smaller --batch-size"
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        reason = f"cannot read or write {error.filename or file}: {os.strerror(error.errno or errno.EIO)}"
+    except Exception as error:
+        traceback.print_exc()  # a mistake of this code, which its authors want to see
+        reason = f"{file}: {type(error).__name__}: {error}"
+    reason = readable(" ".join(reason.split()))
+    tqdm.write(f"failed: {reason}")
+    return row | {"error": reason}
 
 
-def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The summary, a row an image; what an image failed of is in the last column."""
-    columns = dict.fromkeys(name for row in rows for name in row if name != "error")
-    summary = pd.DataFrame(rows).reindex(columns=[*columns, "error"])
-    return summary.astype({name: "Int64" for name in ("bytes", "width", "height", "objects") if name in summary})
-
-
-def report(settings: Settings, summary: pd.DataFrame, done_before: int) -> None:
+def report(settings: Settings, rows: list[Row], done_before: int) -> None:
     """Print what was done, and exit with 3 where an image failed."""
+    summary = table(rows)
     failed = summary.error.notna()
     objects = summary.objects.sum() if "objects" in summary else 0
     print(f"{(~failed).sum()} images, {objects} objects; {done_before} were done before, {failed.sum()} failed")

@@ -1,5 +1,7 @@
 """Maps of a whole image of any size, kept block by block on disk."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +49,15 @@ class Blocks:
         return self.folder / f"{kind}_{block}.npz"
 
     def has(self, kind: str, block: int) -> bool:
-        """Whether the maps of a kind are there."""
-        return self._file(kind, block).is_file()
+        """Whether the maps of a kind are there, and whole: a power loss leaves files that are empty or broken."""
+        file = self._file(kind, block)
+        try:
+            if not file.is_file():
+                return False
+            with zipfile.ZipFile(file) as maps:
+                return maps.testzip() is None  # the check sum of all that is in it
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError):
+            return False
 
     def write(self, kind: str, block: int, **maps: np.ndarray) -> None:
         """Write maps of a block. Of a map that is the same everywhere, as of glass, only one value is written."""

@@ -21,6 +21,16 @@ EIGHT_TO_SIXTEEN_BIT = 257  # the colours of a tif are 0 to 65535
 MICROMETRES = 1e4  # in a centimetre
 
 
+def map_endings(classes: list[str]) -> list[str]:
+    """How the names of all files end that `Maps` may write, of `classes` by index."""
+    kinds = ["classes", "instances", "overlay", *map(_probability, classes[1:])]
+    return [f"_{kind}.{extension}" for kind in kinds for extension in ("png", "tif")]
+
+
+def _probability(name: str) -> str:
+    return f"probability_{name.replace('/', '_')}"
+
+
 class Maps:
     """Writes the maps of one image, in the image's own pixels, to files that begin with `base`."""
 
@@ -38,7 +48,7 @@ class Maps:
         self._map("instances", "numbers", "numbers")
         if probabilities:
             for c, name in enumerate(classes[1:], 1):
-                self._map(f"probability_{name.replace('/', '_')}", "classes", f"probability_{c}")
+                self._map(_probability(name), "classes", f"probability_{c}")
         self._overlay()
 
     def _map(self, ending: str, kind: str, name: str, colour_map: np.ndarray | None = None) -> None:

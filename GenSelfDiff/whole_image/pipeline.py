@@ -1,6 +1,7 @@
 """One image of any size from its pixels to its files, in steps that are kept on disk and so survive a kill.
 
-1. `slides`: open it, bring it to the resolution that is worked at, see where there is tissue.
+1. `slides`: open it, bring it to the resolution that is worked at, see where there is tissue; `reader` does so in a
+   process of its own.
 2. `windows`: class probabilities of every block, by overlapping windows that the network looks at.
 3. `objects`: label every block, and join what lies over the borders of blocks.
 4. `measurements`, `object_files`: measure the objects; table (csv) and outlines (GeoJSON).
@@ -10,8 +11,10 @@
 """
 
 import contextlib
+import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,12 @@ from tqdm import tqdm
 from GenSelfDiff.instances import InstanceMethod, InstanceSettings
 from GenSelfDiff.predictor import TrainedPredictor
 from GenSelfDiff.whole_image.blocks import Blocks
+from GenSelfDiff.whole_image.doubts import Found, doubts
 from GenSelfDiff.whole_image.map_files import LARGE, Maps
 from GenSelfDiff.whole_image.object_files import write_objects
-from GenSelfDiff.whole_image.objects import ImageFacts, join_blocks, label_blocks
-from GenSelfDiff.whole_image.slides import Source, Tissue, View, open_source, thumbnail
+from GenSelfDiff.whole_image.objects import ImageFacts, Objects, join_blocks, label_blocks
+from GenSelfDiff.whole_image.output import readable
+from GenSelfDiff.whole_image.slides import Source, Tissue, View, thumbnail
 from GenSelfDiff.whole_image.windows import Wanted, Windows, predict_box
 from utils_general import PATCH_SIZE, InputError
 
@@ -67,21 +72,26 @@ def instance_method(network: TrainedPredictor, settings: WholeImageSettings) -> 
 
 
 def segment_image(
-    path: Path, base: str, state: Path, network: TrainedPredictor, settings: WholeImageSettings
+    path: Path,
+    base: str,
+    state: Path,
+    network: TrainedPredictor,
+    settings: WholeImageSettings,
+    open_image: Callable[[Path], Source],
 ) -> dict[str, Any]:
     """Segment one image and write files that begin with `base`; returns its row of the summary.
 
     What is done is kept in the folder `state` until all is. Raises `InputError` for an image that cannot be read.
     """
-    began = time.monotonic()
-    with contextlib.closing(open_source(path)) as source:
+    began, name = time.monotonic(), readable(path.name)
+    with contextlib.closing(open_image(path)) as source:
         mpp = source.mpp or settings.image_mpp
         view = View.scaled(source, scale_of(path, mpp, trained=network.mpp, wanted=settings.mpp))
         blocks = Blocks(state, view.height, view.width, settings.block_size)
         wanted, looked_at = _wanted(source, view, settings)
-        _infer(view, blocks, network, windows_of(network, settings), wanted, path.name)
+        _infer(view, blocks, network, windows_of(network, settings), wanted, name)
         method = instance_method(network, settings)
-        image = ImageFacts(name=path.name, classes=network.classes, view=view, mpp=mpp)
+        image = ImageFacts(name=name, classes=network.classes, view=view, mpp=mpp)
         with _progress_bar(OBJECT_PASSES * len(blocks), "objects", "block") as bar:
             label_blocks(blocks, method, settings, bar.update)
             objects = join_blocks(blocks, method, settings.minimum_area, bar.update)
@@ -98,7 +108,19 @@ def segment_image(
         **{f"area share: {name}": share for name, share in zip(network.classes[1:], shares[1:], strict=True)},
         "seconds": round(time.monotonic() - began, 1),
         "note": (source.note if looked_at else NO_TISSUE) or None,
+        "warning": _doubts(image, objects, shares[1:].sum() / looked_at, network, method) if looked_at else None,
     }
+
+
+def _doubts(
+    image: ImageFacts, objects: Objects, share: float, network: TrainedPredictor, method: InstanceMethod
+) -> str | None:
+    """Where the image or what was found of it is unlike the training; `share` of what was looked at are objects."""
+    # Where the image does not say its resolution, the network takes it for that of its training.
+    working = image.mpp * math.sqrt(math.prod(image.view.scale)) if image.mpp else network.mpp
+    pixel = working**2 if working else None
+    found = Found(areas=objects.area[1:] * (pixel or math.nan), share=share, nuclei=method == "watershed")
+    return doubts(image.mpp, network.mpp, found)
 
 
 def scale_of(path: Path, own: float | None, *, trained: float | None, wanted: float | None) -> float:
@@ -120,6 +142,8 @@ def _infer(view: View, blocks: Blocks, network: TrainedPredictor, windows: Windo
     with _progress_bar(number, name, "window") as bar:
         for block in to_do:
             probabilities = predict_box(network, view, windows, blocks.box(block), wanted, bar.update)
+            if not np.isfinite(probabilities).all():
+                raise InputError(f"the network says no numbers (NaN) of {name}: try --precision float32")
             maps = {f"probability_{c}": np.rint(255 * p).astype(np.uint8) for c, p in enumerate(probabilities) if c}
             blocks.write("classes", block, classes=probabilities.argmax(0).astype(np.uint8), **maps)
 

@@ -1,13 +1,17 @@
 """Images of any kind and size as one thing, of which regions are read at the resolution that is wanted.
 
 Slides and tiled tif (svs, pyramids) are read by regions, by OpenSlide. Other images are decoded whole, by Pillow; large
-tif files without tiles are unpacked into a temporary file, by tifffile, so that they need no memory either.
+tif files without tiles are unpacked into a temporary file, by tifffile, so that they need no memory either. Pixels are
+taken as they are stored, as QuPath does: where a file asks for a turned view of them, or holds more than one image, a
+note says so.
 """
 
 import contextlib
 import logging
 import math
+import os
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +34,20 @@ ROUNDED = 1.001  # the sides of a pyramid's levels are whole pixels: 4.001 times
 NEIGHBOURS, RIM = 3, 2  # pixels of a thumbnail: over which colour is averaged, and added around what is tissue
 PIECE = 4096  # pixels of a side that are read at once where a whole slide is looked through
 TO_SLIDE = "convert it, e.g. with: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
+UPRIGHT = "write it upright, e.g. with: vips autorot IN OUT.tif[tile,pyramid,compression=jpeg]"
 TO_8_BIT = "how they are to be scaled is not known here, convert it to 8-bit RGB"
+ORIENTATION = 274  # the tag of tif and EXIF
+# How an image that Pillow turned as its tag says is turned back
+BACK = {
+    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PillowImage.Transpose.ROTATE_180,
+    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PillowImage.Transpose.TRANSPOSE,
+    6: PillowImage.Transpose.ROTATE_90,
+    7: PillowImage.Transpose.TRANSVERSE,
+    8: PillowImage.Transpose.ROTATE_270,
+}
+TURNED = "its EXIF data want it turned: it is read as stored"
 MICROMETRE = {"um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0, "mm": 1e3, "nm": 1e-3}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said here, in one line
@@ -74,14 +91,14 @@ class DecodedImage(Source):
 
     def region(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
         """See `Source`."""
-        return _on_white(self.pixels[top : top + height, left : left + width])
+        return _rgb(self.pixels[top : top + height, left : left + width])
 
 
 class Slide(Source):
     """A slide or tiled tif, read by regions; transparent and unscanned parts are white."""
 
-    def __init__(self, path: Path, mpp: float | None):
-        self.path = path
+    def __init__(self, path: Path, mpp: float | None, note: str = ""):
+        self.path, self.note = path, note
         try:
             self.slide = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
@@ -109,7 +126,7 @@ class Slide(Source):
             self.top + round(top * self.height / self.level_size(level)[1]),
         )
         try:
-            return _on_white(np.asarray(self.slide.read_region(corner, level, (width, height))))
+            return _rgb(np.asarray(self.slide.read_region(corner, level, (width, height))))
         except openslide.OpenSlideError as error:
             where = f"level {level} at x {left}, y {top}"
             raise InputError(f"cannot read slide {self.path}, {where}: {error}; is the file complete?") from None
@@ -119,8 +136,8 @@ class Slide(Source):
         self.slide.close()
 
 
-def _on_white(pixels: np.ndarray) -> np.ndarray:
-    """Grey (H, W) or pixels with opacity (H, W, 4) as uint8 (H, W, 3), what is transparent white."""
+def _rgb(pixels: np.ndarray) -> np.ndarray:
+    """Grey (H, W), or pixels with opacity (H, W, 4), as uint8 (H, W, 3), what is transparent white."""
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=-1)
     return on_white(pixels) if pixels.shape[-1] == 4 else np.ascontiguousarray(pixels[..., :3])
@@ -130,6 +147,8 @@ def open_source(path: Path) -> Source:
     """Open an image of any kind; `InputError` says in one line why that cannot be done."""
     if path.is_dir():
         raise InputError(f"{path} is a folder, not an image")
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path} is no ordinary file")
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -138,12 +157,16 @@ def open_source(path: Path) -> Source:
     if not start:
         raise InputError(f"{path} is empty")
     is_tif = start[:2] in (b"II", b"MM")
-    mpp = _check_tif(path) if is_tif else None
+    mpp, note = _check_tif(path) if is_tif else (None, "")
     if _is_slide(path):
-        return Slide(path, mpp)
+        if TURNED in note:
+            raise InputError(
+                f"{path} wants to be turned (tif's Orientation), which OpenSlide does tile by tile: {UPRIGHT}"
+            )
+        return Slide(path, mpp, note)
     if path.suffix.lower() not in IMAGE_EXTENSIONS:
         raise InputError(f"{path} is no slide that OpenSlide can read; is the file complete?")
-    return (_whole_tif(path, mpp) if is_tif else None) or _decoded(path, mpp)
+    return (_whole_tif(path, mpp, note) if is_tif else None) or _decoded(path, mpp)
 
 
 def _is_slide(path: Path) -> bool:
@@ -153,21 +176,33 @@ def _is_slide(path: Path) -> bool:
         raise InputError(f"cannot read slide {path}: {error}; is the file complete?") from None
 
 
-def _check_tif(path: Path) -> float | None:
-    """The micrometres a pixel that a tif says; `InputError` for a broken one and for more than 8 bits a channel."""
+def _check_tif(path: Path) -> tuple[float | None, str]:
+    """The micrometres a pixel that a tif says, and a note of what in it is not read.
+
+    `InputError` for a broken one and for more than 8 bits a channel.
+    """
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
             bits = int(np.max(page.bitspersample))  # a number for each channel where they differ
             complete = path.stat().st_size >= max(map(sum, _segments(page)), default=0)
-            mpp = _tif_mpp(file, page)
+            mpp, note = _tif_mpp(file, page), _tif_note(file, page)
     except Exception:  # a broken tif fails anywhere in tifffile, in many ways and words
         raise InputError(f"cannot read image {path}: its parts are not where it says; is the file complete?") from None
     if bits > 8:
         raise InputError(f"{path} has {bits} bits a channel: {TO_8_BIT}")
     if not complete:
         raise InputError(f"cannot read image {path}: it ends before its last pixels do; is the file complete?")
-    return mpp
+    return mpp, note
+
+
+def _tif_note(file: tifffile.TiffFile, first: tifffile.TiffPage) -> str:
+    """Of further images of the same size, which are no levels of a pyramid, and of a turned view."""
+    size = first.imagewidth, first.imagelength
+    same = [page for page in file.pages if (page.imagewidth, page.imagelength) == size and not page.is_reduced]
+    turned = first.tags["Orientation"].value if "Orientation" in first.tags else None
+    notes = [f"has {len(same)} pages: the first is read"] * (len(same) > 1) + [TURNED] * (turned in BACK)
+    return "; ".join(notes)
 
 
 def _segments(page: tifffile.TiffPage) -> Iterator[tuple[int, int]]:
@@ -195,7 +230,7 @@ def _plausible(mpp: float) -> float | None:
     return mpp if PLAUSIBLE[0] <= mpp <= PLAUSIBLE[1] else None
 
 
-def _whole_tif(path: Path, mpp: float | None) -> DecodedImage | None:
+def _whole_tif(path: Path, mpp: float | None, note: str) -> DecodedImage | None:
     """A large tif without tiles, unpacked into a temporary file; None for what Pillow reads."""
     try:
         with tifffile.TiffFile(path) as file:
@@ -204,9 +239,23 @@ def _whole_tif(path: Path, mpp: float | None) -> DecodedImage | None:
                 return None
             if page.dtype != np.uint8 or page.shape[2:] not in ((), (3,), (4,)) or page.photometric not in (1, 2):
                 raise ValueError(f"{page.photometric.name} {page.dtype} {page.shape}")
-            return DecodedImage(path, page.asarray(out="memmap"), mpp)
+            return DecodedImage(path, page.asarray(out=_on_disk(path, page.shape)), mpp, note)
     except (ValueError, tifffile.TiffFileError) as error:
         raise InputError(f"{path} is too large to be decoded at once ({error}): {TO_SLIDE}") from None
+
+
+def _on_disk(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """An array uint8 in a temporary file for which there is room: a mapped file without it ends the process."""
+    size = math.prod(shape)
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            where = f"a temporary file of {size / 1e9:.1f} GB in {tempfile.gettempdir()}"
+            raise InputError(
+                f"{path} wants {where}: {os.strerror(error.errno)}; set TMPDIR to a folder on a larger disk"
+            ) from None
+        return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def _opened(path: Path) -> PillowImage.Image:
@@ -226,16 +275,16 @@ def _decoded(path: Path, mpp: float | None) -> DecodedImage:
                 raise InputError(f"{path} has {image.width}x{image.height} pixels, too many at once: {TO_SLIDE}")
             if image.mode[0] in "IF" or any(";16" in str(tile.args) for tile in image.tile):
                 raise InputError(f"{path} has more than 8 bits a channel: {TO_8_BIT}")
+            turned = image.getexif().get(ORIENTATION)
         image = open_image(path, "image")
     dpi = image.info.get("dpi", (0, 0))[0]
     if mpp is None and image.format != "TIFF" and dpi:
         mpp = _plausible(TIF_UNITS[TIF_INCH] / float(dpi))
-    note = "; ".join(remarks(image))
-    if has_opacity(image):
-        image = image.convert("RGBA")
-    elif image.mode != "RGB":
-        image = image.convert("RGB")
-    return DecodedImage(path, np.asarray(image), mpp, note)
+    notes = remarks(image)
+    rgb = image.convert("RGBA" if has_opacity(image) else "RGB")
+    if image.format == "TIFF" and turned in BACK:
+        rgb, notes = rgb.transpose(BACK[turned]), [*notes, TURNED]
+    return DecodedImage(path, np.asarray(rgb), mpp, "; ".join(notes))
 
 
 @dataclass(frozen=True)

@@ -33,3 +33,16 @@ def test_a_map_that_is_the_same_everywhere_takes_no_room(tmp_path):
     for name, wanted in {**maps, "d": np.arange(4)}.items():
         found = blocks.read("map", 0, name)
         assert found.dtype == wanted.dtype and found.shape == wanted.shape and (found == wanted).all()
+
+
+def test_a_broken_file_is_none(tmp_path):
+    """As a power loss leaves it: empty, cut off, or with zeros in it."""
+    blocks = Blocks(tmp_path, 60, 60, 60)
+    blocks.write("map", 0, a=np.random.default_rng(0).integers(0, 99, (60, 60)))
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for broken in (b"", whole[:-30], whole[:200], whole[:100] + bytes(50) + whole[150:], bytes(len(whole))):
+        assert blocks.has("map", 0)
+        file.write_bytes(broken)
+        assert not blocks.has("map", 0)
+        file.write_bytes(whole)

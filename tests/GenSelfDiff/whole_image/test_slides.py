@@ -257,3 +257,56 @@ def test_tissue_has_a_colour_and_glass_none(tmp_path):
     expected[5:9, 3:8] = True  # with the rim
     assert (there == expected).all()
     assert tissue.inside(np.array([-500, 990]), np.array([700]), 600).tolist() == [[False, False]]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "large.tif"])
+def test_a_turned_image_is_read_as_stored_and_it_is_said(tmp_path, monkeypatch, name, orientation):
+    pixels = smooth(20, 30)
+    exif = Image.Exif()
+    exif[slides.ORIENTATION] = orientation
+    if name == "large.tif":  # of those that tifffile unpacks
+        monkeypatch.setattr(slides, "DECODED_WHOLE", 100)
+    options = {"tiffinfo": {slides.ORIENTATION: orientation}} if name.endswith("tif") else {"exif": exif}
+    Image.fromarray(pixels).save(tmp_path / name, **options)
+    source = open_source(tmp_path / name)
+    read = source.region(0, 0, 0, source.width, source.height).astype(int)
+    assert read.shape == pixels.shape and np.abs(read - pixels).max() <= 40 * (name == "a.jpg")
+    assert "want it turned: it is read as stored" in source.note
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 6])
+def test_a_slide_that_openslide_would_turn_tile_by_tile_is_refused(tmp_path, orientation):
+    tag = (slides.ORIENTATION, 3, 1, orientation, True)
+    write_pyramid(tmp_path / "a.tif", smooth(80, 90), (1,), extratags=[tag])
+    if orientation == 1:
+        assert open_source(tmp_path / "a.tif").note == ""
+        return
+    with pytest.raises(InputError, match=r"a\.tif wants to be turned .* write it upright, e\.g\. with: vips autorot"):
+        open_source(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("tile", [None, (32, 32)])
+def test_further_pages_are_said_and_a_pyramid_has_none(tmp_path, tile):
+    pixels = smooth(200, 300)
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([pixels, 255 - pixels, pixels]), photometric="rgb", tile=tile)
+    source = open_source(tmp_path / "a.tif")
+    assert source.note == "has 3 pages: the first is read" and isinstance(source, Slide) == bool(tile)
+    assert (source.region(0, 0, 0, 300, 200) == pixels).all()
+    write_pyramid(tmp_path / "b.tif", pixels)
+    assert open_source(tmp_path / "b.tif").note == ""
+
+
+def test_an_eps_called_png_starts_nothing(tmp_path):
+    Image.fromarray(noise(9, 9)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(InputError, match="cannot read image"):
+        open_source(tmp_path / "a.png")
+
+
+def test_room_for_a_large_tif_is_made_before_it_is_unpacked(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", noise(50, 60), photometric="rgb", rowsperstrip=7, compression="zlib")
+    reserved, reserve = [], slides.os.posix_fallocate
+    monkeypatch.setattr(slides, "DECODED_WHOLE", 100)
+    monkeypatch.setattr(slides.os, "posix_fallocate", lambda *a: reserved.append(a[1:]) or reserve(*a))
+    assert isinstance(open_source(tmp_path / "a.tif").pixels, np.memmap) and reserved == [(0, 50 * 60 * 3)]
