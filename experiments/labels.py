@@ -20,7 +20,7 @@ import pandas as pd
 
 from benchmarks.tables import write_table
 from experiments.grid import GridSettings, folder_name, run, run_all
-from GenSelfDiff.comparison.statistics import Result
+from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import labelled_folder
 from GenSelfDiff.patches import Patches
 from utils_general import MONUSEG, ROOT, InputError, at_least, replace_file, run_script, save_figure
