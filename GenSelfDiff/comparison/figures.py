@@ -41,7 +41,11 @@ def draw_comparison(table: pd.DataFrame, means: pd.DataFrame, differences: pd.Da
         unit = f" ({metric.unit}; less is better)" if not metric.higher_is_better else ""
         upper.set_title(metric.name + unit, fontsize=11)
         lower.set_ylabel("difference")
-        lower.set_xticks(range(len(names)), [textwrap.fill(n.replace("_", " "), 16) for n in names], fontsize=8)
+        lower.set_xticks(
+            range(len(names)),
+            [textwrap.fill(n.replace("_", " "), 16 if len(names) < 3 else 12) for n in names],
+            fontsize=8,
+        )
         lower.tick_params("x", rotation=0 if len(names) < 4 else 30)
     figure.suptitle(
         f"{len(table) // len(metrics)} test images: a line each; mean and 95 % interval (Student's t) over images. "

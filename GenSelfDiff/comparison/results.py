@@ -92,7 +92,7 @@ def _read_images(path: Path) -> pd.DataFrame:
         raise ValueError(f"row {wrong[0]} of {path.name} has {len(rows[wrong[0] - 1])} values, not {len(header)}")
     cells = {column: [row[header.index(column)] for row in rows] for column in ("source", "split", *metrics.values())}
     sources = cells["source"]
-    if odd := [name for name in sources if Path(name).name != name or sources.count(name) > 1]:
+    if odd := [name for name in sources if not name or Path(name).name != name or sources.count(name) > 1]:
         raise ValueError(f"{path.name} has an image of no name, of a path, or twice: {odd[0]!r}")
     values = {
         name: [_value(cell, name, source, path) for cell, source in zip(cells[column], sources, strict=True)]

@@ -10,8 +10,8 @@ LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
         "\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar",
     }.items()
 }  # fmt: skip
-# What Markdown takes for a table's border, an emphasis, a tag, an entity, code or a link; _ inside a word is a letter.
-MARKDOWN = re.compile(r"[\\|*<&`~]|(?<=\])[(\[]|(?<![^\W_])_|_(?![^\W_])|^[#>]")
+# A table's border, an emphasis, a tag, an entity, code, a formula, a link or a heading; _ inside a word is a letter.
+MARKDOWN = re.compile(r"[\\|*<&`~$]|(?<=\])[(\[]|(?<![^\W_])_|_(?![^\W_])|^[#>]")
 
 
 def as_markdown(text: str) -> str:
