@@ -335,9 +335,14 @@ def contact_sheet(images: list[np.ndarray], columns: int = SHEET_COLUMNS) -> np.
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure as PNG and close it."""
+    """Write a matplotlib figure as PNG and close it. A `$` in a name is a `$`: only logarithmic axes use formulas."""
     import matplotlib.pyplot as plt
+    from matplotlib.text import Text
 
+    axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis) if axis.get_scale() == "log"]
+    powers = {label for axis in axes for label in axis.get_ticklabels(which="both")}
+    for text in set(figure.findobj(Text)) - powers:
+        text.set_parse_math(False)
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pil_kwargs={"compress_level": 3})
     plt.close(figure)

@@ -1,5 +1,6 @@
 """What experiments/recipes.py and experiments/labels.py share: many small runs of one training script, side by side."""
 
+import hashlib
 import os
 import re
 import shlex
@@ -9,13 +10,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from tqdm import tqdm
 
-from utils_general import ROOT, InputError, at_least
+from GenSelfDiff import checkpoint
+from GenSelfDiff.settings import SCRATCH
+from utils_general import IMAGE_EXTENSIONS, ROOT, InputError, at_least, read_json, write_json
 
 matplotlib.use("Agg")
+
+DATA_FILES = (*IMAGE_EXTENSIONS, ".csv", ".json", ".mat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +42,61 @@ class GridSettings:
     def check(self) -> dict[str, list[str]]:
         """The options of each variant by its name; `InputError` for settings that cannot work."""
         at_least(self, jobs=1)
-        if not self.seeds:
-            raise InputError("--seeds names no seed")
-        options = {}
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError("--seeds names no seed, or one twice")
+        options: dict[str, list[str]] = {}
         for variant in self.variants:
             name, colon, words = variant.partition(":")
-            if not colon or not name.strip() or name.strip() in options:
+            taken = {folder_name(known) for known in options}
+            if not colon or not name.strip() or folder_name(name.strip()) in taken:
                 raise InputError(f'--variants wants "name: options", each name once; one is {variant!r}')
-            options[name.strip()] = shlex.split(words)
+            try:
+                options[name.strip()] = shlex.split(words)
+            except ValueError as error:
+                raise InputError(f"--variants: the options of {name.strip()} cannot be read: {error}") from None
         if not options:
             raise InputError("--variants names nothing to compare")
         return options
+
+
+def remember(output: Path, asked: dict[Path, dict[str, Any]]) -> None:
+    """Write down what each run is asked, by its folder, in `output/asked.json`, before any begins.
+
+    What lies in a folder that was asked for something else, or that nobody knows, is no result of this grid:
+    `InputError` names the folder and what differs.
+    """
+    file = output / "asked.json"
+    known = read_json(file) if file.is_file() else {}
+    if not isinstance(known, dict) or not all(isinstance(before, dict) for before in known.values()):
+        raise InputError(f"{file} is not what this script writes: remove it, or choose another --output")
+    for folder, now in asked.items():
+        before = known.get(folder.name)
+        if folder.exists() and before != now:
+            what = "nobody knows what it was asked for"
+            if before is not None:
+                name = next(name for name in {**now, **before} if before.get(name) != now.get(name))
+                what = f"{name} was {before.get(name)}, now it is {now.get(name)}"
+            raise InputError(f"{folder} holds another run: {what}; remove that folder, or choose another --output")
+    write_json(file, known | {folder.name: now for folder, now in asked.items()})
+
+
+def hash_of(path: Path) -> str:
+    """A hash of what a file holds, or of all pictures, labels and tables in a folder, wherever it lies."""
+    digest = hashlib.sha256()
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in DATA_FILES) if path.is_dir() else [path]
+    for file in files:
+        digest.update(f"{file.relative_to(path)}\n".encode(errors="surrogateescape"))
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def weights_of(words: list[str]) -> str:
+    """A hash of the pre-trained weights that options of the training script name; "" where they name none."""
+    pairs = zip(words, words[1:], strict=False)
+    named = [run for option, run in pairs if option == "--pretrained"]
+    named += [word.partition("=")[2] for word in words if word.startswith("--pretrained=")]
+    return " ".join(hash_of(checkpoint.find(run)) for run in named if run != SCRATCH)
 
 
 def run(script: str, *words: object, log: Path) -> None:

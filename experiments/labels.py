@@ -8,6 +8,7 @@ Fine-tunes every variant with every number of labelled images and every seed by 
 number of steps, and tests it by test_script.py; writes labels.csv (a row a run), means.csv, means.md and labels.png.
 """
 
+import shlex
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from benchmarks.tables import write_table
-from experiments.grid import GridSettings, folder_name, run, run_all
-from GenSelfDiff.comparison.statistics import Result
+from experiments.grid import GridSettings, folder_name, hash_of, remember, run, run_all, weights_of
+from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import labelled_folder
 from GenSelfDiff.patches import Patches
 from utils_general import MONUSEG, ROOT, InputError, at_least, replace_file, run_script, save_figure
@@ -83,18 +84,22 @@ def main(settings: Settings) -> None:
     """Fine-tune and test all, then the tables and the picture."""
     options = settings.check()
     at_least(settings, steps=1)
-    if not settings.labels:
-        raise InputError("--labels names no number of images")
+    if not settings.labels or len(set(settings.labels)) < len(settings.labels):
+        raise InputError("--labels names no number of images, or one twice")
     for labels in settings.labels:
         Patches(labelled_folder(settings.data), labelled=True).keep_sources(labels)  # too many: said now
-    output, tasks, runs = settings.output.resolve(), [], []
+    output, tasks, runs, asked = settings.output.resolve(), [], [], {}
+    data = hash_of(settings.data)
     for name, words in options.items():
         known = [settings.pretrained if word == "PRETRAINED" else word for word in words]
+        same = {"options": shlex.join(known), "steps": settings.steps, "data": data, "weights": weights_of(known)}
         for labels in settings.labels:
             for seed in settings.seeds:
                 folder = output / folder_name(name, labels, seed)
                 tasks.append(partial(one_run, settings, known, labels, seed, folder))
+                asked[folder] = {**same, "labelled images": labels, "seed": seed}
                 runs.append(({"variant": name, "labelled images": labels, "seed": seed}, folder))
+    remember(output, asked)
     run_all(tasks, settings.jobs)
     rows = [key | Result.read(folder / "results").means() for key, folder in runs]
     table = pd.DataFrame(rows)

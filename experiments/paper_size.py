@@ -26,7 +26,7 @@ import pandas as pd
 from benchmarks.tables import machine, markdown
 from experiments.timed import Record, run_for, stopped_gently
 from GenSelfDiff import checkpoint
-from GenSelfDiff.comparison.statistics import Result
+from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import labelled_folder, pretraining_folder
 from GenSelfDiff.decoded import read_decoded
 from GenSelfDiff.devices import Precision, check_precision, pick_device

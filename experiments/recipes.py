@@ -6,6 +6,7 @@ Trains every variant with every seed by SS_diff.py; writes curves.png, recipes.c
 compared here, where several runs share the machine: benchmarks/training.py measures those of a step.
 """
 
+import shlex
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from benchmarks.tables import write_table
-from experiments.grid import GridSettings, folder_name, run, run_all
+from experiments.grid import GridSettings, folder_name, hash_of, remember, run, run_all
 from GenSelfDiff.data import pretraining_folder
 from GenSelfDiff.patches import Patches
 from utils_general import MONUSEG, ROOT, run_script, save_figure
@@ -77,12 +78,14 @@ def main(settings: Settings) -> None:
     Patches(pretraining_folder(settings.data))  # looked at now, not in the first run
     output = settings.output.resolve()
     folders = {name: [output / folder_name(name, seed) for seed in settings.seeds] for name in options}
-    tasks = []
+    tasks, asked, data = [], {}, hash_of(settings.data)
     for name, words in options.items():
         for seed, folder in zip(settings.seeds, folders[name], strict=True):
             where = ["--data", settings.data.resolve(), "--run-name", folder, "--seed", seed, "--sample-every", 0]
             log = output / "logs" / f"{folder.name}.txt"
+            asked[folder] = {"options": shlex.join(words), "data": data, "seed": seed}
             tasks.append(partial(run, "GenSelfDiff/pretrain/SS_diff.py", *where, "--workers", 0, *words, log=log))
+    remember(output, asked)
     run_all(tasks, settings.jobs)
     histories = {name: [read(folder) for folder in runs] for name, runs in folders.items()}
     write_table(compare(histories, settings.seeds), output / "recipes")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from GenSelfDiff.comparison.statistics import Result
+from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.metrics import STANDARD
 from GenSelfDiff.report.image_figures import class_legend
 from utils_general import read_rgb, save_figure
@@ -41,10 +41,14 @@ def draw_comparison(table: pd.DataFrame, means: pd.DataFrame, differences: pd.Da
         unit = f" ({metric.unit}; less is better)" if not metric.higher_is_better else ""
         upper.set_title(metric.name + unit, fontsize=11)
         lower.set_ylabel("difference")
-        lower.set_xticks(range(len(names)), [textwrap.fill(n.replace("_", " "), 16) for n in names], fontsize=8)
+        lower.set_xticks(
+            range(len(names)),
+            [textwrap.fill(n.replace("_", " "), 16 if len(names) < 3 else 12) for n in names],
+            fontsize=8,
+        )
         lower.tick_params("x", rotation=0 if len(names) < 4 else 30)
     figure.suptitle(
-        f"{len(table) // len(metrics)} test images: a line each; mean and 95 % interval over images. "
+        f"{len(table) // len(metrics)} test images: a line each; mean and 95 % interval (Student's t) over images. "
         f"Below: paired differences to {names[0]}",
         fontsize=11,
     )
@@ -87,20 +91,33 @@ def pictured(results: list[Result]) -> list[str]:
     return [s for s in sources if all((r.folder / "pictures" / f"{s}_prediction.png").is_file() for r in results)]
 
 
-def draw_crops(results: list[Result], sources: list[str], path: Path) -> None:
-    """A row an image: the middle of the image, its truth, and what each result says."""
+def draw_crops(results: list[Result], sources: list[str], metrics: tuple[str, ...], path: Path) -> None:
+    """A row an image: the middle of the image, its truth, and what each result says, with the whole image's metrics."""
     columns = [("image", results[0], "image"), ("truth", results[0], "truth")]
     columns += [(result.name.replace("_", " "), result, "prediction") for result in results]
-    size = (2.6 * len(columns), 2.6 * len(sources) + 0.7)
+    size = (2.6 * len(columns), (2.7 + 0.17 * len(metrics)) * len(sources) + 0.7)
     figure, axes = plt.subplots(len(sources), len(columns), figsize=size, squeeze=False, layout="constrained")
     for row, source in zip(axes, sources, strict=True):
         for panel, (title, result, kind) in zip(row, columns, strict=True):
             picture = read_rgb(result.folder / "pictures" / f"{source}_{kind}.png")
             top, left = ((side - min(side, CROP)) // 2 for side in picture.shape[:2])
             panel.imshow(picture[top : top + CROP, left : left + CROP], interpolation="nearest")
-            panel.axis("off")
+            panel.set(xticks=[], yticks=[])
+            if kind == "prediction":
+                panel.set_xlabel(scores(result.images.loc[source], metrics), fontsize=9)
             if panel in axes[0]:
                 panel.set_title(textwrap.fill(title, 30), fontsize=10)
+        row[0].set_ylabel(textwrap.fill(f"{source} ({results[0].images.split[source]})", 30), fontsize=9)
+    figure.suptitle(f"the middle of each image, at most {CROP} pixels wide; metrics of the whole image", fontsize=10)
     legend = class_legend(results[0].summary["classes"])
     figure.legend(handles=legend, loc="outside lower center", ncols=4, frameon=False)
     save_figure(figure, path)
+
+
+def scores(values: pd.Series, metrics: tuple[str, ...]) -> str:
+    """Metrics of an image, a line each: "Dice 0.812"."""
+    units = (f" {STANDARD[name].unit}".rstrip() for name in metrics)
+    return "\n".join(
+        f"{name} {STANDARD[name].text(values[name], fewer=1 - bool(unit))}{unit}"
+        for name, unit in zip(metrics, units, strict=True)
+    )

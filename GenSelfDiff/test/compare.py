@@ -1,4 +1,4 @@
-"""Is B better than A? Tests of the same images side by side, with intervals over images.
+"""Is B better than A? Tests of the same images side by side, with intervals and a test over images.
 
     python3 ./GenSelfDiff/test/compare.py results/MoNuSeg_scratch results/MoNuSeg_finetune
 
@@ -15,21 +15,23 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from GenSelfDiff.comparison import statistics as comparison
 from GenSelfDiff.comparison.figures import draw_comparison, draw_crops, pictured
-from GenSelfDiff.comparison.statistics import FEWEST, NOT_TOLD, MetricName
+from GenSelfDiff.comparison.results import MetricName, read_results, sections, side_by_side
+from GenSelfDiff.comparison.statistics import EXACT, LEVEL, NOT_TOLD, differences, estimates, fewest
 from GenSelfDiff.metrics import STANDARD
-from GenSelfDiff.report.tables import latex, markdown
+from GenSelfDiff.report.tables import as_markdown, latex, markdown
 from output_folder import input_paths, replace_folder
 from utils_general import RESULTS, InputError, at_least, run_script
 
-FEW = 20  # images; with fewer the bootstrap's intervals are too narrow
 DIGITS = 3  # at most: an interval over some images tells no fourth
+SCORES = 3  # metrics under each prediction in the overview
 NOTES = f"""\
-Intervals are of the bootstrap over images (BCa, 95 %), differences are paired by image. They tell what other images
-might have changed, not what another seed of training would: train several. With fewer than {FEW} images they are rather
-too narrow, with fewer than {FEWEST} nothing is called better or worse: even if all agree, that is too often chance.
-Each stands for itself; of twenty differences between equal methods one is called better or worse.
+Intervals are Student's t, 95 %, over images; differences are paired by image. One is called better or worse where the
+sign-flip test of the differences has p < {LEVEL} after Holm's correction for all comparisons of its table: of tables in
+which all results are equally good, at most one in twenty calls any better or worse. Up to {EXACT} images the test is
+exact, beyond it tries {2**EXACT:,} random choices of signs. p is at least 2 / 2^n for n images: {fewest(1)} are the
+fewest that can tell a single comparison, {fewest(8)} one of eight. All this is about other images, not about another
+seed of training: train several.
 """
 
 
@@ -53,11 +55,23 @@ class Settings:
 
 def sentence(row: pd.Series) -> str:
     """A row of differences in words."""
-    verdict = "cannot be told from" if row.verdict == NOT_TOLD else f"is {row.verdict} than"
+    told = "cannot be told from" if row.verdict == NOT_TOLD else f"is {row.verdict} than"
     unit = f" {unit}" if (unit := STANDARD[row.figure].unit) else ""
-    few = f"; too few images to tell: {row.images}" if row.images < FEWEST else ""
     left_out = f"; images left out, undefined in one of the two: {row.left_out}" if row.left_out else ""
-    return f"{row.result} {verdict} {row.against} by {row.figure}: {interval(row, sign='+')}{unit}{few}{left_out}"
+    return (
+        f"{row.result} {told} {row.against} by {row.figure}: {interval(row, sign='+')}{unit}{evidence(row)}{left_out}"
+    )
+
+
+def evidence(row: pd.Series) -> str:
+    """What a verdict rests on: the test, its p, and what it would need if it could not tell anything."""
+    if not row.images:
+        return ""
+    images = "1 image" if row.images == 1 else f"{row.images} images"
+    adjusted = f" by Holm for {row.comparisons} comparisons" if row.comparisons > 1 else ""
+    needed = fewest(row.comparisons)
+    few = f"; too few images to tell, at least {needed} are needed" if row.images < needed else ""
+    return f"; sign-flip test of {images}, p = {row.adjusted_p:.2g}{adjusted}{few}"
 
 
 def interval(row: pd.Series, sign: str = "-") -> str:
@@ -84,31 +98,29 @@ def label(name: str) -> str:
     return STANDARD[name].label
 
 
-def write_text(means: pd.DataFrame, differences: pd.DataFrame, sizes: dict[str, int], output: Path) -> None:
+def write_text(means: pd.DataFrame, changes: pd.DataFrame, sizes: dict[str, int], output: Path) -> None:
     """compare.md and compare.tex: means, differences and (in Markdown) every verdict as a sentence, split by split."""
     text, tex = [NOTES], []
     for split, number in sizes.items():
-        of_split, changes = means[means.split == split], differences[differences.split == split]
-        heads = f"Mean over {number} images ({split})", f"Difference from {changes.against.iloc[0]} ({split})"
-        text.append(f"## {heads[0]}\n\n{markdown(readable(of_split))}")
-        text.append(f"## {heads[1]}\n\n{markdown(readable(changes))}")
-        text.append("\n".join(f"- {sentence(row)}" for _, row in changes.iterrows()) + "\n")
-        tex += [latex(readable(rows), head) for head, rows in zip(heads, (of_split, changes), strict=True)]
-    (output / "compare.md").write_text("\n".join(text))
-    (output / "compare.tex").write_text("\n".join(tex))
+        of_split, of_both = means[means.split == split], changes[changes.split == split]
+        first = of_both.against.iloc[0]
+        parts = {f"Mean over {number} images ({split})": of_split, f"Difference from {first} ({split})": of_both}
+        text += [f"## {as_markdown(head)}\n\n{markdown(readable(rows))}" for head, rows in parts.items()]
+        text.append("\n".join(f"- {as_markdown(sentence(row))}" for _, row in of_both.iterrows()) + "\n")
+        tex += [latex(readable(rows), head) for head, rows in parts.items()]
+    (output / "compare.md").write_text("\n".join(text), encoding="utf-8")
+    (output / "compare.tex").write_text("\n".join(tex), encoding="utf-8")
 
 
-def print_all(means: pd.DataFrame, differences: pd.DataFrame, images: int) -> None:
+def print_all(means: pd.DataFrame, changes: pd.DataFrame, images: int) -> None:
     """The means, and a sentence a pair of results."""
     print(f"mean over {images} test images, classes without background:")
     named = means.assign(figure=means.figure.map(label))
     table = named.pivot(index="result", columns="figure", values="mean")
     table = table.loc[named.result.unique(), named.figure.unique()].rename_axis(index=None, columns=None)
     print(table.to_string(float_format="{:.3f}".format))
-    first = differences[differences.figure == differences.figure.iloc[0]]
+    first = changes[changes.figure == changes.figure.iloc[0]]
     print("\n".join(sentence(row) for _, row in first.iterrows()))
-    if FEWEST <= images < FEW:
-        print(f"note: with {images} images intervals are rather too narrow")
 
 
 def main(settings: Settings) -> None:
@@ -116,25 +128,25 @@ def main(settings: Settings) -> None:
     at_least(settings, images=0)
     if not settings.figures or len(set(settings.figures)) < len(settings.figures):
         raise InputError(f"--figures {' '.join(settings.figures)}: name one or more figures, each once")
-    results = comparison.read_results(settings.results)
-    names, sizes, means, differences = [result.name for result in results], {}, [], []
-    table = comparison.side_by_side(results, settings.figures)
-    for split, sources in comparison.sections(results[0]).items():
+    results = read_results(settings.results)
+    names, sizes, means, changes = [result.name for result in results], {}, [], []
+    table = side_by_side(results, settings.figures)
+    for split, sources in sections(results[0]).items():
         part = table[table.source.isin(sources)]
-        means += [{"split": split, **row} for row in comparison.estimates(part, names)]
-        differences += [{"split": split, **row} for row in comparison.differences(part, names)]
+        means += [{"split": split, **row} for row in estimates(part, names)]
+        changes += [{"split": split, **row} for row in differences(part, names)]
         sizes[split] = len(sources)
-    means, differences = pd.DataFrame(means), pd.DataFrame(differences)
-    whole, changes = means[means.split == split], differences[differences.split == split]  # the last: of all images
+    means, changes = pd.DataFrame(means), pd.DataFrame(changes)
+    whole, of_whole = means[means.split == split], changes[changes.split == split]  # the last: of all images
     with replace_folder(settings.output, "compare.csv", settings.overwrite, input_paths(settings)) as output:
         table.to_csv(output / "images.csv", index=False)
         means.to_csv(output / "compare.csv", index=False)
-        differences.rename(columns={"mean": "difference"}).to_csv(output / "differences.csv", index=False)
-        write_text(means, differences, sizes, output)
-        draw_comparison(table, whole, changes, output / "compare.png")
+        changes.rename(columns={"mean": "difference"}).to_csv(output / "differences.csv", index=False)
+        write_text(means, changes, sizes, output)
+        draw_comparison(table, whole, of_whole, output / "compare.png")
         if shown := pictured(results)[: settings.images]:
-            draw_crops(results, shown, output / "overview.png")
-    print_all(whole, changes, sizes[split])
+            draw_crops(results, shown, settings.figures[:SCORES], output / "overview.png")
+    print_all(whole, of_whole, sizes[split])
     if settings.images and not shown:
         print("note: no overview.png, the results have no image's pictures in common: test with --pictures 3 or more")
     print(f"tables and pictures are in {settings.output.absolute()}: compare.md, compare.png")

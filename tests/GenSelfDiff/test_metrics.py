@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from GenSelfDiff import metrics
-from GenSelfDiff.comparison.statistics import MetricName
+from GenSelfDiff.comparison.results import MetricName
 from GenSelfDiff.evaluation.evaluate import mask_metrics
 from GenSelfDiff.evaluation.instance_metrics import instance_counts, instance_metrics
 from GenSelfDiff.evaluation.pixel_metrics import confusion_matrix, overlap_metrics, published_metrics

@@ -1,11 +1,12 @@
 """experiments/recipes.py and experiments/labels.py for real on tiny data."""
 
+import shutil
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from experiments import labels, recipes
+from experiments import grid, labels, recipes
 from utils_general import InputError
 
 SMALL = "--dim 8 --device cpu --initial-weights pytorch"
@@ -41,6 +42,60 @@ def test_a_run_that_fails_is_explained(comparison):
         recipes.main(replace(comparison, variants=("none: --epochs 0",)))
 
 
+def test_another_number_of_epochs_is_another_run(comparison):
+    """SS_diff.py would take the longer run for the shorter one, finished."""
+    slow, idle = comparison.variants
+    recipes.main(comparison)
+    shorter = replace(comparison, variants=(slow.replace("--epochs 3", "--epochs 1"), idle))
+    with pytest.raises(InputError, match=r"slow_1 holds another run: options was --epochs 3 .*, now it is --epochs 1 "):
+        recipes.main(shorter)
+    shutil.rmtree(comparison.output / "slow_1")  # as the message says
+    recipes.main(shorter)
+    assert len(pd.read_csv(comparison.output / "slow_1" / "history.csv")) == 1
+
+
+def test_what_a_run_was_asked_is_remembered(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    grid.remember(tmp_path, {one: {"steps": 1, "data": "a"}})
+    grid.remember(tmp_path, {one: {"steps": 2, "data": "a"}})  # it was not begun
+    one.mkdir()
+    grid.remember(tmp_path, {two: {"steps": 1, "data": "a"}})  # one is not asked for, and not forgotten
+    grid.remember(tmp_path, {one: {"steps": 2, "data": "a"}})
+    with pytest.raises(InputError, match="one holds another run: data was a, now it is b"):
+        grid.remember(tmp_path, {one: {"steps": 2, "data": "b"}})
+    with pytest.raises(InputError, match="one holds another run: weights was None, now it is c"):
+        grid.remember(tmp_path, {one: {"steps": 2, "data": "a", "weights": "c"}})
+    (tmp_path / "three").mkdir()
+    with pytest.raises(InputError, match="three holds another run: nobody knows what it was asked for"):
+        grid.remember(tmp_path, {tmp_path / "three": {"steps": 2}})
+    (tmp_path / "asked.json").write_text("[1]")
+    with pytest.raises(InputError, match=r"asked.json is not what this script writes"):
+        grid.remember(tmp_path, {})
+
+
+def test_the_hash_is_of_contents_and_names_not_of_the_place(tmp_path):
+    for name in "ab":
+        (tmp_path / name / "images").mkdir(parents=True)
+        (tmp_path / name / "images" / "image_1.png").write_bytes(b"1")
+    assert grid.hash_of(tmp_path / "a") == grid.hash_of(tmp_path / "b")
+    (tmp_path / "b" / "notes.txt").touch()  # nothing that is read
+    assert grid.hash_of(tmp_path / "a") == grid.hash_of(tmp_path / "b")
+    (tmp_path / "b" / "images" / "image_1.png").write_bytes(b"2")
+    assert grid.hash_of(tmp_path / "a") != grid.hash_of(tmp_path / "b")
+    (tmp_path / "a" / "images" / "image_1.png").rename(tmp_path / "a" / "images" / "image_2.png")
+    assert len({grid.hash_of(tmp_path / name) for name in "ab"}) == 2
+
+
+def test_the_pretrained_weights_are_part_of_what_is_asked(tmp_path):
+    weights = tmp_path / "best.pth"
+    weights.write_bytes(b"1")
+    before = grid.weights_of(["--pretrained", str(weights)])
+    assert before == grid.weights_of([f"--pretrained={weights}"]) != ""
+    weights.write_bytes(b"2")
+    assert grid.weights_of(["--pretrained", str(weights)]) != before
+    assert grid.weights_of(["--pretrained", "scratch", "--dim", "8"]) == ""
+
+
 def test_labels(tiny_data_set, tmp_path):
     settings = labels.Settings(
         data=tiny_data_set, output=tmp_path / "labels", seeds=(1,), labels=(1, 2), steps=2, jobs=1,
@@ -54,6 +109,17 @@ def test_labels(tiny_data_set, tmp_path):
         assert f"Dice        {row.Dice:.4f}" in log
         steps = pd.read_csv(settings.output / f"from-scratch_{row[2]}_1" / "history.csv")["steps"]
         assert steps.sum() == 2  # 4 or 8 patches are one step of 8
+    run = settings.output / "from-scratch_1_1"
+    before = (run / "results" / "summary.json").stat().st_mtime_ns
+    labels.main(settings)  # asked the same: nothing is done again
+    assert (run / "results" / "summary.json").stat().st_mtime_ns == before
+    other = f"from scratch: --pretrained scratch {SMALL} --learning-rate 5e-3"
+    for change, message in [
+        ({"steps": 3}, "steps was 2, now it is 3"),
+        ({"variants": (other,)}, "options was .*pytorch, now it is .*--learning-rate 5e-3"),
+    ]:
+        with pytest.raises(InputError, match=f"{run} holds another run: {message}; remove that folder, or choose"):
+            labels.main(replace(settings, **change))
     means = pd.read_csv(settings.output / "means.csv")
     assert means["Dice"].tolist() == table["Dice"].tolist() and means["Dice deviation"].isna().all()
     assert (settings.output / "labels.png").is_file()
@@ -64,6 +130,10 @@ def test_labels(tiny_data_set, tmp_path):
     [
         ({"variants": ("no colon",)}, "--variants wants \"name: options\", each name once; one is 'no colon'"),
         ({"variants": ("a: --dim 8", "a: --dim 16")}, "each name once; one is 'a: --dim 16'"),
+        ({"variants": ("a b: --dim 8", "a/b: --dim 16")}, "each name once; one is 'a/b: --dim 16'"),  # one folder
+        ({"variants": ('a: --dim "8',)}, "the options of a cannot be read: No closing quotation"),
+        ({"seeds": (1, 1)}, "--seeds names no seed, or one twice"),
+        ({"labels": (1, 1)}, "--labels names no number of images, or one twice"),
         ({"variants": ()}, "--variants names nothing"),
         ({"seeds": ()}, "--seeds names no seed"),
         ({"jobs": 0}, "--jobs is 0"),

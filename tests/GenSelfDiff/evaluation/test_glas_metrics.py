@@ -10,14 +10,14 @@ from tests.GenSelfDiff.evaluation.measured import OF_OBJECTS, metrics_of
 
 
 def test_object_dice_and_glas_f1_by_hand():
-    """Of 1 (4 pixels) three are found; 2 (2) is half covered by 6, and so found; 3 (1) is missed, 7 (1) invented."""
+    """Of 1 (4 pixels) three are found; 2 (2) is half covered by 6, too little; 3 (1) is missed, 7 (1) invented."""
     truth = np.array([[1, 1, 1, 1, 0, 2, 2, 0, 3, 0, 0]])
     prediction = np.array([[5, 5, 5, 0, 0, 0, 6, 6, 0, 0, 7]])
     metrics = metrics_of(truth, prediction)
     of_true = (4 * (6 / 7) + 2 * (2 / 4) + 1 * 0) / 7
     of_predicted = (3 * (6 / 7) + 2 * (2 / 4) + 1 * 0) / 6
     assert metrics["object Dice"] == pytest.approx((of_true + of_predicted) / 2)
-    assert metrics["GlaS F1"] == pytest.approx(2 * 2 / (3 + 3))
+    assert metrics["GlaS F1"] == pytest.approx(2 * 1 / (3 + 3))
     assert metrics["object F1"] == pytest.approx(2 * 1 / (3 + 3))  # 2 and 6 have an IoU of a third
 
 
@@ -47,16 +47,21 @@ def test_the_partner_is_the_one_of_largest_overlap_not_of_largest_iou():
     assert metrics["GlaS F1"] == pytest.approx(2 / 3)  # 2 is covered, but 8 found 1 already
 
 
-def test_two_halves_find_an_object_once():
+def test_two_halves_do_not_find_an_object():
     metrics = metrics_of(np.array([[1, 1, 1, 1]]), np.array([[1, 1, 2, 2]]))
-    assert metrics["GlaS F1"] == pytest.approx(2 / 3) and metrics["object Dice"] == pytest.approx(4 / 6)
+    assert metrics["GlaS F1"] == 0 and metrics["object Dice"] == pytest.approx(4 / 6)
+    metrics = metrics_of(np.array([[1, 1, 1, 1, 1]]), np.array([[1, 1, 1, 2, 2]]))
+    assert metrics["GlaS F1"] == pytest.approx(2 * 1 / (1 + 2))  # 2 is a false positive
 
 
-def test_just_less_than_half_is_not_found():
+def test_exactly_half_is_not_found_and_a_pixel_more_is():
+    """F1score.m of the challenge: areaOverlap / areaGTObj > 0.5."""
     truth = np.array([[1] * 5])
     assert metrics_of(truth, np.array([[1, 1, 0, 0, 0]]))["GlaS F1"] == 0
     assert metrics_of(truth, np.array([[1, 1, 1, 0, 0]]))["GlaS F1"] == 1
-    assert metrics_of(truth[:, :4], np.array([[1, 1, 0, 0]]))["GlaS F1"] == 1  # at least half
+    assert metrics_of(truth[:, :4], np.array([[1, 1, 0, 0]]))["GlaS F1"] == 0
+    assert metrics_of(truth[:, :4], np.array([[1, 1, 1, 0]]))["GlaS F1"] == 1
+    assert metrics_of(truth[:, :4], np.array([[1, 1, 1, 1]]))["GlaS F1"] == 1
 
 
 def test_of_equal_overlaps_the_smaller_object_is_the_partner():
