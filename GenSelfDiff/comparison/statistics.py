@@ -11,17 +11,15 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
+from GenSelfDiff.intervals import mean_interval
 from GenSelfDiff.metrics import STANDARD, Metric
-from utils_general import RESULTS, SPLIT_SEED, InputError, read_json
+from utils_general import RESULTS, InputError, read_json
 
 MetricName = Literal[
     "Dice", "Jaccard", "HD95", "AJI", "PQ", "object F1", "GlaS F1", "object Dice", "object Hausdorff"
 ]  # fmt: skip
 """The standard metrics that results are compared by"""
-RESAMPLES = 9999
-EQUAL = 1e-12  # relative: values that differ by less are one
 FEWEST = 6  # five images that all agree do so by chance more often than one time in twenty: 2 / 2^5
 BETTER, WORSE, NOT_TOLD = "better", "worse", "not told apart"
 
@@ -79,13 +77,7 @@ class Estimate:
         """Of one value an image (N,), NaN where undefined. The interval never exceeds the range of the values."""
         known = values[~np.isnan(values)]
         mean = float(known.mean()) if len(known) else np.nan
-        low = high = np.nan
-        if len(known) > 1 and np.ptp(known) < EQUAL * max(1.0, abs(mean)):  # nothing to resample
-            low = high = mean
-        elif len(known) > 1:
-            rng = np.random.default_rng(SPLIT_SEED)
-            low, high = bootstrap((known,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=rng).confidence_interval
-        return cls(mean, float(low), float(high), len(known), len(values) - len(known))
+        return cls(mean, *mean_interval(values), len(known), len(values) - len(known))
 
     def verdict(self, metric: Metric) -> str:
         """What a difference to another method says by a metric: better or worse only if 0 is outside the interval.

@@ -29,3 +29,8 @@ def calibration_error(calibration: np.ndarray) -> float:
     """
     number, confidence, right = calibration.T
     return float(np.abs(confidence - right).sum() / number.sum()) if number.sum() else float("nan")
+
+
+def tells_how_sure(calibration: np.ndarray) -> bool:
+    """Whether any pixel has a probability between 0 and 1: a method that says only classes has no calibration."""
+    return bool(calibration[:, 1].sum() < calibration[:, 0].sum())
