@@ -32,5 +32,6 @@ def calibration_error(calibration: np.ndarray) -> float:
 
 
 def tells_how_sure(calibration: np.ndarray) -> bool:
-    """Whether any pixel has a probability between 0 and 1: a method that says only classes has no calibration."""
-    return bool(calibration[:, 1].sum() < calibration[:, 0].sum())
+    """Whether not every pixel has a probability of 1: a method that says only classes has no calibration to tell."""
+    number, confidence, _ = calibration.sum(0)
+    return bool(confidence < number or not number)
