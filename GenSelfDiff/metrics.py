@@ -75,6 +75,7 @@ STANDARD = _by_name([
     *(_masks(name=name) for name in ("Hausdorff", "HD95")),
     *(_objects(name=name) for name in ("AJI", "PQ", "SQ", "RQ", "object F1", "GlaS F1", "object Dice")),
     _objects(name="object Hausdorff", unit="px", **_DISTANCE),
+    _objects(name="AJI+"),  # last: columns of earlier versions keep their places
 ])  # fmt: skip
 """The metrics that other papers give."""
 

@@ -5,6 +5,7 @@ ensemble) only has to be a `Predictor`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -35,9 +36,18 @@ class Predictor(Protocol):
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 (N, H, W, 3) to class probabilities float32 (N, C, H, W), which sum to 1 over the classes.
 
-        N is any number from 1: all patches of one source image in a test, some windows of it in a whole image. A
-        predictor divides them into batches itself, and takes arrays of any memory layout.
+        N is any number from 1: all patches of one source image in a test, some windows of it where whole images are
+        predicted. A predictor divides them into batches itself, and takes arrays of any memory layout.
         """
+
+
+WholePredictor = Callable[[np.ndarray], np.ndarray]
+"""What predicts whole images: uint8 (H, W, 3) of any size to class probabilities float32 (C, H, W)"""
+
+
+def as_one(predict: Predictor) -> WholePredictor:
+    """For a predictor that takes an image of any size, as one that looks at each pixel does."""
+    return lambda image: predict(image[None])[0]
 
 
 @dataclass(frozen=True, kw_only=True)

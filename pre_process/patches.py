@@ -7,7 +7,7 @@ pixels of the same image, and labels are written losslessly.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +45,9 @@ class PatchSettings:
     """height and width of a patch in pixels, a multiple of 8"""
     stride: int = 64
     """pixels from one patch to the next"""
-    border_windows: bool = False
-    """add patches flush with the right and bottom border where the windows would leave a rest of the image unused"""
+    border_windows: bool | None = None
+    """add patches flush with the right and bottom border where the windows would leave a rest of the image unused; if
+    not given, with the protocol official, whose figures are of whole images, and not with the paper's"""
     mpp: float | None = None
     """micrometres a pixel of the images, where known: segment.py brings other images to this resolution"""
     overwrite: bool = False
@@ -193,6 +194,8 @@ def write_data_set(
     """
     settings.check()
     check_fields({"class names": classes}, {"class names": CLASS_NAMES}, "the data set")
+    if settings.border_windows is None:
+        settings = replace(settings, border_windows=protocol == "official")
     folders = {
         name: sorted(sources, key=lambda s: natural_order(s.file)) for name, sources in folders.items() if sources
     }
@@ -246,10 +249,11 @@ def _check(settings: PatchSettings, classes: list[str], folders: dict[str, list[
 def _write_folder(
     folder: Path, settings: PatchSettings, classes: list[str], sources: list[SourceImage], splits: list[str], bar: tqdm
 ) -> None:
-    """Write the patches of `sources`, numbered from 0, and their index.csv."""
-    rows = []
+    """Write the patches of `sources`, numbered from 0, their index.csv, and the sizes of their images, sources.csv."""
+    rows, sizes = [], []
     for source, split in zip(sources, splits, strict=True):
         image, class_map, instance_map = source.read(settings.patch_size, classes)
+        sizes.append((source.name, *image.shape[1::-1]))
         maps = {"images/image": image, "labels/label": class_map, "instances/instance": instance_map}
         for x, y in window_positions(image.shape[:2], settings):
             for stem, array in maps.items():
@@ -259,3 +263,4 @@ def _write_folder(
             rows.append((len(rows), source.name, x, y, split))
             bar.update()
     pd.DataFrame(rows, columns=["patch", "source", "x", "y", "split"]).to_csv(folder / "index.csv", index=False)
+    pd.DataFrame(sizes, columns=["source", "width", "height"]).to_csv(folder / "sources.csv", index=False)

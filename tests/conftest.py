@@ -74,6 +74,8 @@ def _write_patches(folder, sources, splits, size=16, per_source=4, labelled=True
                 Image.fromarray((disc * (k + 1)).astype(np.uint16)).save(folder / "instances" / f"instance_{i}.png")
             rows.append((i, source, k % across * size, k // across * size, split))
     pd.DataFrame(rows, columns=["patch", "source", "x", "y", "split"]).to_csv(folder / "index.csv", index=False)
+    sizes = [(source, across * size, -(-per_source // across) * size) for source in sources]
+    pd.DataFrame(sizes, columns=["source", "width", "height"]).to_csv(folder / "sources.csv", index=False)
 
 
 def read_or_refuse(read):

@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import permutation_test, t
+from scipy.stats import permutation_test
 
+from GenSelfDiff.intervals import EQUAL, mean_interval
 from GenSelfDiff.metrics import STANDARD, Metric
 from utils_general import SPLIT_SEED
 
-CONFIDENCE = 0.95
 LEVEL = 0.05  # of all comparisons of a table together
 EXACT = 14  # images, up to which all 2^n flips of signs are tried; beyond, as many random ones
-EQUAL = 1e-12  # values that differ by less, absolutely or relatively, are one
 BETTER, WORSE, NOT_TOLD = "better", "worse", "not told apart"
 
 
@@ -40,13 +39,7 @@ class Estimate:
         """Of one value an image (N,), NaN where undefined; the interval is cut to where a mean can be."""
         known = values[~np.isnan(values)]
         mean = float(known.mean()) if len(known) else np.nan
-        low = high = np.nan
-        if len(known) > 1:
-            equal = np.ptp(known) < EQUAL * max(1.0, abs(mean))
-            deviation = 0.0 if equal else known.std(ddof=1) / math.sqrt(len(known))
-            reach = t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * deviation
-            low, high = max(lowest, mean - reach), min(highest, mean + reach)
-        return cls(mean, float(low), float(high), len(known), len(values) - len(known))
+        return cls(mean, *mean_interval(values, lowest, highest), len(known), len(values) - len(known))
 
 
 def sign_flip_p(differences: np.ndarray) -> float:

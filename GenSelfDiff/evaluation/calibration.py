@@ -29,3 +29,9 @@ def calibration_error(calibration: np.ndarray) -> float:
     """
     number, confidence, right = calibration.T
     return float(np.abs(confidence - right).sum() / number.sum()) if number.sum() else float("nan")
+
+
+def tells_how_sure(calibration: np.ndarray) -> bool:
+    """Whether not every pixel has a probability of 1: a method that says only classes has no calibration to tell."""
+    number, confidence, _ = calibration.sum(0)
+    return bool(confidence < number or not number)

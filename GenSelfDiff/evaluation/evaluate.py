@@ -1,8 +1,14 @@
-"""Runs a predictor over a folder of labelled patches and collects all metrics: by patch, by image, pooled."""
+"""Runs a predictor over a folder of labelled patches and collects all metrics: by patch, by image, pooled.
 
+The published metrics are of each patch's own prediction. All others are of whole images: put together from their
+patches, and predicted as one, as a user has them predicted.
+"""
+
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +19,20 @@ from file_contents import DataSet
 from GenSelfDiff import released_layout
 from GenSelfDiff.evaluation import pixel_metrics
 from GenSelfDiff.evaluation.calibration import calibration_bins
-from GenSelfDiff.evaluation.images import ImagePatches, PredictedImage, stitch_probabilities, within
-from GenSelfDiff.evaluation.instance_metrics import instance_counts, instance_metrics
+from GenSelfDiff.evaluation.coverage import source_areas
+from GenSelfDiff.evaluation.images import ImagePatches, PredictedImage, within
+from GenSelfDiff.evaluation.instance_metrics import INSTANCE_COUNTS, instance_counts, instance_metrics
+from GenSelfDiff.evaluation.object_fates import FATE_COUNTS
 from GenSelfDiff.instances import InstanceSettings, of_class, to_instances
+from GenSelfDiff.intervals import mean_interval
 from GenSelfDiff.metrics import PUBLISHED, STANDARD, STANDARD_IN_PATCHES
 from GenSelfDiff.patches import Patches
-from GenSelfDiff.predictor import Predictor
+from GenSelfDiff.predictor import Predictor, WholePredictor, as_one
 from utils_general import InputError
+
+COVERED = "covered share"
+OBJECTS = ("true objects", "predicted objects", *FATE_COUNTS)
+"""What is counted in every image, all classes together"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +46,13 @@ class ImageScores:
     matrix: np.ndarray
     """confusion matrix (C, C) of the stitched image"""
     counts: np.ndarray
-    """`INSTANCE_COUNTS` of the classes without background (C - 1, 13)"""
+    """`INSTANCE_COUNTS` of the classes without background (C - 1, 20)"""
     calibration: np.ndarray
     """float64 (20, 3), see `calibration_bins`"""
+    area: float
+    """pixels of the source image, of which `matrix` has those that patches cover; NaN where unknown"""
     seconds: float
-    """that the prediction took"""
+    """that the prediction took, of the patches and of the whole"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +64,14 @@ class Evaluation:
     means over the classes without background; of the standard ones those of each class too"""
     images: pd.DataFrame
     """a row an image: source, split, the standard metrics, means over the classes without background and of each"""
+    tallies: pd.DataFrame
+    """a row an image, as in `images`: what share of it patches cover (NaN where unknown), and numbers of `OBJECTS`"""
+    covered: float
+    """what share of all images' pixels patches cover; NaN where unknown"""
     matrices: dict[str, np.ndarray]
     """confusion matrix (C, C) of the stitched images, by split"""
     counts: dict[str, np.ndarray]
-    """`INSTANCE_COUNTS` of the classes without background (C - 1, 13), by split"""
+    """`INSTANCE_COUNTS` of the classes without background (C - 1, 20), by split"""
     calibration: np.ndarray
     """float64 (20, 3), see `calibration_bins`, of all stitched images"""
     classes: list[str]
@@ -71,6 +90,8 @@ class Evaluation:
         return cls(
             patches=pd.DataFrame([row for s in scores for row in s.patches]),
             images=pd.DataFrame([s.image for s in scores]),
+            tallies=pd.DataFrame([tally(s) for s in scores]),
+            covered=float(sum(s.matrix.sum() for s in scores) / sum(s.area for s in scores)),
             matrices={split: sum(s.matrix for s in chosen) for split, chosen in of_split.items()},
             counts={split: sum(s.counts for s in chosen) for split, chosen in of_split.items()},
             calibration=sum(s.calibration for s in scores),
@@ -92,6 +113,20 @@ class Evaluation:
             columns["all"] = self._column(splits)
         return pd.DataFrame(columns)
 
+    def objects(self) -> pd.DataFrame:
+        """How many `OBJECTS` (rows) there are, a column a split, and "all" where there are several."""
+        columns = self.tallies[list(OBJECTS)].groupby(self.images.split, sort=False).sum().T
+        return columns if columns.shape[1] == 1 else columns.assign(all=columns.sum(axis=1))
+
+    @cached_property
+    def intervals(self) -> dict[tuple[str, str], tuple[float, float]]:
+        """95 % intervals of the means over all images, by the rows of `table` that they belong to."""
+        return {
+            (metric.mean, name): mean_interval(self.images[name].to_numpy(float))
+            for metric in STANDARD.values()
+            for name in metric.columns(self.classes)
+        }
+
     def _column(self, splits: list[str]) -> pd.Series:
         patches, images = (rows[rows.split.isin(splits)] for rows in (self.patches, self.images))
         of_patches = patches[[metric.label for metric in PUBLISHED.values()]].mean()
@@ -106,22 +141,39 @@ class Evaluation:
 
 
 def evaluate(
-    predict: Predictor, patches: Patches, classes: list[str], settings: InstanceSettings
+    predict: Predictor,
+    patches: Patches,
+    classes: list[str],
+    settings: InstanceSettings,
+    whole: WholePredictor | None = None,
 ) -> Iterator[tuple[PredictedImage, ImageScores]]:
-    """Predictor the images of `patches` one by one; of each, the image and its scores (see `Evaluation.of`)."""
-    method = instance_method(settings, patches.data_set)
+    """Predict the images of `patches` one by one; of each, the image and its scores (see `Evaluation.of`).
+
+    `predict` is asked for the patches, `whole` for the images that they cover; without it `predict` is, each as one.
+    """
+    method, whole = instance_method(settings, patches.data_set), whole or as_one(predict)
+    areas = source_areas(patches.folder)
     groups = patches.index.groupby(["split", "source"], sort=False)
-    for _, rows in tqdm(groups, "images", groups.ngroups, disable=None):
+    for (_, source), rows in tqdm(groups, "images", groups.ngroups, disable=None):
         image_patches = ImagePatches.read(patches, rows)
+        annotated = image_patches.stitched()
         start = time.perf_counter()
-        probabilities = predict(image_patches.images)
+        of_patches, probabilities = predict(image_patches.images).argmax(1), whole(annotated.pixels)
         seconds = time.perf_counter() - start
-        whole = stitch_probabilities(probabilities, image_patches.corners)
-        annotated, prediction = image_patches.stitched(), whole.argmax(0)
+        prediction = np.where(annotated.covered, probabilities.argmax(0), 0)
         instances = within(annotated.covered, to_instances(prediction, method, settings))
         image = PredictedImage(**vars(annotated), prediction=prediction, instances=instances)
-        rows_of_patches = patch_rows(image_patches, probabilities.argmax(1), classes)
-        yield image, score(image, whole.max(0), classes, patches=rows_of_patches, seconds=seconds)
+        yield (
+            image,
+            score(
+                image,
+                probabilities.max(0),
+                classes,
+                patches=patch_rows(image_patches, of_patches, classes),
+                area=areas.get(source, math.nan),
+                seconds=seconds,
+            ),
+        )
 
 
 def score(
@@ -130,6 +182,7 @@ def score(
     classes: list[str],
     *,
     patches: list[dict[str, object]],
+    area: float,
     seconds: float,
 ) -> ImageScores:
     """Measure an image; `confidence` is the probability of its predicted class (H, W), the rest is taken over."""
@@ -143,8 +196,15 @@ def score(
         matrix=matrix,
         counts=counts,
         calibration=calibration_bins(image, confidence),
+        area=area,
         seconds=seconds,
     )
+
+
+def tally(scores: ImageScores) -> dict[str, float | int]:
+    """The row of an image in `Evaluation.tallies`."""
+    counts = dict(zip(INSTANCE_COUNTS, scores.counts.sum(0), strict=True))
+    return {COVERED: scores.matrix.sum() / scores.area, **{name: int(counts[name]) for name in OBJECTS}}
 
 
 def instance_method(settings: InstanceSettings, data_set: DataSet) -> str:
@@ -153,7 +213,7 @@ def instance_method(settings: InstanceSettings, data_set: DataSet) -> str:
 
 
 def class_instance_counts(image: PredictedImage, classes: int) -> np.ndarray:
-    """`INSTANCE_COUNTS` of each class without background (C - 1, 13): only objects of one class are compared."""
+    """`INSTANCE_COUNTS` of each class without background (C - 1, 20): only objects of one class are compared."""
     return np.stack([
         instance_counts(
             of_class(image.true_instances, image.truth, c), of_class(image.instances, image.prediction, c), checked=True

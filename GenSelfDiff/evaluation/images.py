@@ -23,7 +23,7 @@ class AnnotatedImage:
     source: str
     split: str
     pixels: np.ndarray
-    """uint8 (H, W, 3)"""
+    """uint8 (H, W, 3), white where there is no patch"""
     covered: np.ndarray
     """bool: where there is a patch; the rest of the other maps is 0"""
     truth: np.ndarray
@@ -88,7 +88,7 @@ class ImagePatches:
         return AnnotatedImage(
             source=self.source,
             split=self.split,
-            pixels=stitch(self.images, self.corners),
+            pixels=np.where(covered[..., None], stitch(self.images, self.corners), np.uint8(255)),
             covered=covered,
             truth=truth,
             true_instances=within(covered, instances),
@@ -116,17 +116,6 @@ def stitch(patches: np.ndarray, corners: Corners) -> np.ndarray:
     for patch, (x, y) in zip(patches, corners, strict=True):
         whole[y : y + height, x : x + width] = patch
     return whole
-
-
-def stitch_probabilities(probabilities: np.ndarray, corners: Corners) -> np.ndarray:
-    """Mean of the probabilities (N, C, H, W) of all patches that cover a pixel, (C, H', W'); 0 where none does."""
-    classes, height, width = probabilities.shape[1:]
-    right, bottom = max(x for x, _ in corners) + width, max(y for _, y in corners) + height
-    total, covered = np.zeros((classes, bottom, right), np.float32), np.zeros((bottom, right), np.float32)
-    for patch, (x, y) in zip(probabilities, corners, strict=True):
-        total[:, y : y + height, x : x + width] += patch
-        covered[y : y + height, x : x + width] += 1
-    return total / np.maximum(covered, 1)
 
 
 # --- label maps: what is kept of a prediction ---

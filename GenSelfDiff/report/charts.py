@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from GenSelfDiff.curves import draw_curve
-from GenSelfDiff.evaluation.calibration import calibration_error
+from GenSelfDiff.evaluation.calibration import calibration_error, tells_how_sure
 from GenSelfDiff.metrics import STANDARD, Metric
 from GenSelfDiff.palette import INK, SERIES
 from GenSelfDiff.report.training_record import StageRecord
@@ -164,7 +164,12 @@ def _strip(ax: Axes, values: np.ndarray, *, middle: float, height: float, colour
 
 
 def reliability(calibration: np.ndarray) -> list[Panel]:
-    """How often the network is right where it is so sure, and how many pixels that is, from (bins, 3)."""
+    """How often the network is right where it is so sure, and how many pixels that is, from (bins, 3).
+
+    Nothing for a method that does not say how sure it is.
+    """
+    if not tells_how_sure(calibration):
+        return []
     return [Panel(partial(draw, calibration=calibration)) for draw in (_reliability, _confidence)]
 
 

@@ -11,11 +11,11 @@ from matplotlib.patches import Patch
 
 from GenSelfDiff.evaluation.images import PredictedImage
 from GenSelfDiff.palette import colours
-from GenSelfDiff.report.overlays import ERRORS, error_kinds, errors, overlay
+from GenSelfDiff.report.overlays import ERRORS, FATE_COLOURS, error_kinds, errors, overlay
 from utils_general import DPI, save_figure, write_png
 
 MAGNIFIED, SHRUNK = 700, 1000  # pixels of a panel's longer side: what smaller and larger images come to, about
-DASHED = Patch(facecolor="white", edgecolor="black", linestyle="--", label="truth in the contours (dashed)")
+CONTOURS = "contours: true objects dashed, predicted ones in lines"
 
 
 def draw(image: PredictedImage, classes: list[str], folder: Path) -> None:
@@ -28,20 +28,21 @@ def draw(image: PredictedImage, classes: list[str], folder: Path) -> None:
     }
     for kind, picture in pictures.items():
         write_png(folder / f"{image.source}_{kind}.png", picture)
-    pictures["overlay: contours of true and predicted objects"] = pictures.pop("overlay")
+    pictures[CONTOURS] = pictures.pop("overlay")
     title = f"{image.source} ({image.split})"
-    _draw_panels(pictures, 2, title, [*class_legend(classes), DASHED], folder / f"{image.source}_panel.png")
+    _draw_panels(pictures, 2, title, [*class_legend(classes), *fate_legend()], folder / f"{image.source}_panel.png")
 
 
 def draw_example(image: PredictedImage, classes: list[str], title: str, path: Path) -> None:
     """Image with contours, truth, prediction and error map side by side, with a legend."""
     pictures = {
-        "image with contours": overlay(image),
+        CONTOURS: overlay(image),
         "truth": colours(image.truth),
         "prediction": colours(image.prediction),
         "errors": errors(image),
     }
-    _draw_panels(pictures, 4, title, [*class_legend(classes), DASHED, *error_legend(image, classes)], path)
+    legend = [*class_legend(classes), *error_legend(image, classes), *fate_legend()]
+    _draw_panels(pictures, 4, title, legend, path)
 
 
 def _draw_panels(pictures: dict[str, np.ndarray], columns: int, title: str, legend: list[Patch], path: Path) -> None:
@@ -74,4 +75,12 @@ def error_legend(image: PredictedImage, classes: list[str]) -> list[Patch]:
     return [
         Patch(facecolor=np.array(ERRORS[kind]) / 255, edgecolor="black", label=kind)
         for kind in error_kinds(image, classes)
+    ]
+
+
+def fate_legend() -> list[Patch]:
+    """The colours of the contours."""
+    return [
+        Patch(facecolor=np.array(colour) / 255, edgecolor="black", linestyle="--", label=f"object {fate}")
+        for fate, colour in FATE_COLOURS.items()
     ]

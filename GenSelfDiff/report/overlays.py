@@ -4,7 +4,7 @@ import numpy as np
 from skimage.segmentation import find_boundaries
 
 from GenSelfDiff.evaluation.images import PredictedImage
-from GenSelfDiff.palette import draw_contours
+from GenSelfDiff.evaluation.object_fates import FATES, fates_by_number
 
 # Told apart with each of the common colour vision deficiencies, and none of them a quiet grey.
 ERRORS = {
@@ -14,6 +14,14 @@ ERRORS = {
     "wrong class": (255, 193, 7),
     "not covered by patches": (15, 15, 15),
 }
+# What became of objects: found ones quiet, the others as in the error map; all show on dark nuclei and pale stroma.
+FATE_COLOURS = {
+    "found": (255, 255, 255),
+    "missed": ERRORS["missed"],
+    "merged": (127, 255, 0),
+    "split": (0, 0, 0),
+    "false": ERRORS["predicted, not there"],
+}
 DASH = 3  # pixels
 FLAT, TISSUE = 0.85, 0.15  # shares of a flat colour and of the tissue under it
 PALE = 0.35  # share of its contrast that tissue keeps elsewhere
@@ -22,17 +30,17 @@ PALE = 0.35  # share of its contrast that tissue keeps elsewhere
 def contours(image: PredictedImage) -> np.ndarray:
     """Contours one pixel wide to lay over the tissue, uint8 (H, W, 4) with 0 or 255 as opacity.
 
-    True objects in black and white dashes, which show on dark nuclei and on pale stroma and are no class's colour; over
-    them predicted ones in the colour of their class: dashes are left where the two differ.
+    True objects in dashes, predicted ones in lines over them; both in the colour of what became of the object, see
+    `object_fates`: found, missed, merged, split or false. Dashes are left where the two differ.
     """
+    maps = (image.true_instances, image.truth), (image.instances, image.prediction)
+    palette = np.array([FATE_COLOURS[fate] for fate in FATES], np.uint8)
+    y, x = np.indices(image.truth.shape, sparse=True)
+    dashes = (y // DASH + 2 * (x // DASH)) % 4 < 2  # they change along lines of any direction
     picture = np.zeros((*image.truth.shape, 4), np.uint8)
-    y, x = np.nonzero(find_boundaries(image.true_instances, mode="inner"))
-    dashes = np.where((y // DASH + 2 * (x // DASH)) % 4 < 2, 255, 0)  # changes along lines of any direction
-    picture[y, x] = np.stack([*[dashes] * 3, np.full_like(dashes, 255)], axis=-1)
-    class_of = np.zeros(int(image.instances.max()) + 1, int)  # by number; a filled hole is background in the class map
-    np.maximum.at(class_of, image.instances, image.prediction)
-    picture[find_boundaries(image.instances, mode="inner"), 3] = 255
-    draw_contours(picture[..., :3], image.instances, class_of)
+    for (instances, _), of_number, drawn in zip(maps, fates_by_number(*maps), (dashes, True), strict=True):
+        edge = find_boundaries(instances, mode="inner") & drawn & (of_number[instances] >= 0)
+        picture[edge, :3], picture[edge, 3] = palette[of_number[instances[edge]]], 255
     return picture
 
 

@@ -11,20 +11,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from GenSelfDiff.evaluation.calibration import calibration_error
 from GenSelfDiff.evaluation.evaluate import Evaluation
 from GenSelfDiff.evaluation.pixel_metrics import ABSENT_CLASSES
-from GenSelfDiff.metrics import STANDARD, UNDEFINED
+from GenSelfDiff.metrics import STANDARD, UNDEFINED, of_row
 from GenSelfDiff.palette import colours
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.report import charts
 from GenSelfDiff.report.examples import RANKED_BY, Example
-from GenSelfDiff.report.overlays import ERRORS
+from GenSelfDiff.report.overlays import ERRORS, FATE_COLOURS
 from GenSelfDiff.report.table_files import groups
 from GenSelfDiff.report.training_record import StageRecord
 from utils_general import replace_file
 
 TEMPLATE = "report.html.jinja"
 MOST_ROWS = 200  # images listed in the page; images.csv has all
+INTERVAL = "95 % interval"
 HEADLINES = {  # what is told first, by how class maps become objects: those of nuclei, and those of glands
-    "watershed": ("Dice", "Jaccard", "AJI", "PQ", "object F1", "HD95"),
+    "watershed": ("Dice", "Jaccard", "AJI", "AJI+", "PQ", "object F1", "HD95"),
     "components": ("Dice", "Jaccard", "object F1", "object Dice", "object Hausdorff", "HD95"),
 }
 
@@ -54,7 +55,7 @@ def write_page(path: Path, facts: Facts, examples: list[Example]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["text"] = text
+    environment.filters |= {"text": text, "percent": percent}
     page = environment.get_template(TEMPLATE).render(
         facts=facts,
         evaluation=facts.evaluation,
@@ -73,12 +74,18 @@ def write_page(path: Path, facts: Facts, examples: list[Example]) -> None:
 def _tables(evaluation: Evaluation) -> dict[str, Any]:
     """The metrics as the template wants them."""
     table, images = evaluation.table(), evaluation.images
+    shown = images.sort_values(RANKED_BY.label, na_position="last", kind="stable").head(MOST_ROWS)
     return {
         "splits": list(evaluation.matrices),
         "headlines": headlines(evaluation, table),
-        "tables": [(*averaging.partition(": ")[::2], group) for averaging, group in groups(table).items()],
+        "tables": [
+            (*averaging.partition(": ")[::2], with_intervals(averaging, group, evaluation))
+            for averaging, group in groups(table).items()
+        ],
+        "objects": evaluation.objects(),
         "absent_classes": ABSENT_CLASSES,
-        "images": images.sort_values(RANKED_BY.label, na_position="last", kind="stable").head(MOST_ROWS),
+        "images": shown,
+        "tallies": evaluation.tallies.loc[shown.index],
         "metrics": list(STANDARD.values()),
         "ranked_by": RANKED_BY.label,
         "matrix": (matrix := sum(evaluation.matrices.values())),
@@ -96,8 +103,19 @@ def headlines(evaluation: Evaluation, table: pd.DataFrame) -> list[dict[str, Any
             "mean": row.iloc[-1],  # of all splits, or of the only one
             "range": (values.min(), values.max()),
             "splits": row.iloc[:-1].to_dict(),
+            "interval": evaluation.intervals[metric.mean, metric.label],
         })  # fmt: skip
     return told
+
+
+def with_intervals(averaging: str, group: pd.DataFrame, evaluation: Evaluation) -> pd.DataFrame:
+    """A table of `groups`; of means over images with the interval of the last column, that of all images."""
+    of_rows = [evaluation.intervals.get((averaging, name)) for name in group.index]
+    if None in of_rows:
+        return group
+    metrics = [of_row(averaging, name) for name in group.index]
+    texts = [f"{m.text(low)} to {m.text(high)}" for m, (low, high) in zip(metrics, of_rows, strict=True)]
+    return group.assign(**{INTERVAL: texts})
 
 
 def _charts(facts: Facts) -> dict[str, Any]:
@@ -127,7 +145,7 @@ def _colours(classes: list[str]) -> dict[str, dict[str, str]]:
     of_class = {name: colours(np.array(c)) for c, name in enumerate(classes) if c}
     return {
         kind: {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in group.items()}
-        for kind, group in (("classes", of_class), ("errors", ERRORS))
+        for kind, group in (("classes", of_class), ("errors", ERRORS), ("fates", FATE_COLOURS))
     }
 
 
@@ -159,7 +177,7 @@ def _cost_of_test(facts: Facts) -> dict[str, str]:
     number = len(facts.evaluation.images)
     evaluation = facts.seconds["all"] - facts.seconds["pictures"]
     cost = {
-        "an image, prediction": duration(facts.seconds["network"] / number),
+        "an image and its patches, prediction": duration(facts.seconds["network"] / number),
         "an image, with its figures": duration(evaluation / number),
     }
     settings = {
@@ -177,6 +195,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def percent(share: float) -> str:
+    """A share in words: "92.2 %"; what is not all is never "100.0 %"."""
+    return UNDEFINED if pd.isna(share) else f"{min(100 * share, 99.9) if share < 1 else 100:.1f} %"
 
 
 def text(value: Any) -> str:

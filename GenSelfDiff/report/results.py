@@ -1,5 +1,6 @@
 """What every test leaves behind, whichever the predictor: tables, summary, report, pictures, label maps."""
 
+import math
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -7,18 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
-from GenSelfDiff.evaluation.calibration import calibration_error
-from GenSelfDiff.evaluation.evaluate import Evaluation, check_patches, evaluate
+from GenSelfDiff.evaluation.calibration import calibration_error, tells_how_sure
+from GenSelfDiff.evaluation.evaluate import COVERED, Evaluation, check_patches, evaluate
 from GenSelfDiff.evaluation.images import LABEL_MAPS, read_again, write_label_maps
 from GenSelfDiff.evaluation.pixel_metrics import ABSENT_CLASSES
 from GenSelfDiff.instances import InstanceSettings
 from GenSelfDiff.patches import Patches
-from GenSelfDiff.predictor import Predictor
+from GenSelfDiff.predictor import Predictor, WholePredictor
 from GenSelfDiff.report import charts, image_figures
 from GenSelfDiff.report.examples import draw_examples
-from GenSelfDiff.report.page import Facts, write_page
+from GenSelfDiff.report.page import Facts, percent, write_page
 from GenSelfDiff.report.table_files import write_tables
 from GenSelfDiff.report.training_record import StageRecord
 from output_folder import add_files, input_paths, replace_folder
@@ -47,6 +49,8 @@ class Method:
     """of the run or the trivial method: the report's title"""
     predict: Predictor
     classes: list[str]
+    whole: WholePredictor | None = None
+    """how it predicts whole images; if not given, as `predict` does each as one"""
     about: dict[str, Any] = field(default_factory=dict)
     """what the summary and the report say of it beside the settings"""
     stages: list[StageRecord] = field(default_factory=list)
@@ -83,7 +87,7 @@ def _evaluate(
 ) -> tuple[Evaluation, dict[str, float]]:
     """Evaluate, writing label maps on the way; and the seconds that it took, see `Facts`."""
     scores, start, writing = [], time.perf_counter(), 0.0
-    for image, of_image in evaluate(method.predict, patches, method.classes, settings):
+    for image, of_image in evaluate(method.predict, patches, method.classes, settings, method.whole):
         scores.append(of_image)
         predicted = time.perf_counter()
         write_label_maps(image, label_maps)
@@ -150,6 +154,8 @@ def _summary(evaluation: Evaluation, about: dict[str, Any], seconds: dict[str, f
     """Everything that a program may want to read of a test; without NaN, which JSON does not know."""
     table = evaluation.table()
     valid = table.astype(object).where(table.notna(), None)
+    intervals = pd.DataFrame(evaluation.intervals).T
+    intervals = intervals.astype(object).where(intervals.notna(), None)
     return {
         "settings": about,
         "classes": evaluation.classes,
@@ -162,9 +168,21 @@ def _summary(evaluation: Evaluation, about: dict[str, Any], seconds: dict[str, f
         "figures": {averaging: group.droplevel(0).to_dict() for averaging, group in valid.groupby(level=0, sort=False)},
         "confusion matrices": {split: matrix.tolist() for split, matrix in evaluation.matrices.items()},
         "calibration": evaluation.calibration.tolist(),
-        "expected calibration error": calibration_error(evaluation.calibration),
+        "expected calibration error": _calibration_error(evaluation),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        COVERED: None if math.isnan(evaluation.covered) else evaluation.covered,
+        "objects": evaluation.objects().to_dict(),
+        "95 % intervals": {
+            averaging: dict(zip(group.index.get_level_values(1), group.to_numpy().tolist(), strict=True))
+            for averaging, group in intervals.groupby(level=0, sort=False)
+        },
     }
+
+
+def _calibration_error(evaluation: Evaluation) -> float | None:
+    """The expected calibration error; None for a method that does not say how sure it is."""
+    calibration = evaluation.calibration
+    return calibration_error(calibration) if tells_how_sure(calibration) else None
 
 
 def _print(evaluation: Evaluation) -> None:
@@ -172,6 +190,7 @@ def _print(evaluation: Evaluation) -> None:
     for averaging, group in evaluation.table().groupby(level=0, sort=False):
         print(f"\n{averaging}")
         print(group.droplevel(0).to_string(float_format="{:.4f}".format))
+    print(f"\nobjects\n{evaluation.objects().to_string()}")
     undefined = int(evaluation.images.isna().any(axis=1).sum())
     print(
         f"\n{len(evaluation.images)} images, {len(evaluation.patches)} patches. "
@@ -179,3 +198,19 @@ def _print(evaluation: Evaluation) -> None:
         f"Absent classes: {ABSENT_CLASSES} (in {undefined} images a figure is left out, {MARKER} says which).\n"
         '"AJI" and "Hausdorff_distance" as published are not those of other papers: see docs/evaluation.md.'
     )
+    print(coverage(evaluation.covered))
+
+
+def coverage(share: float) -> str:
+    """What the patches cover of the test images, in words; `share` is `Evaluation.covered`."""
+    if math.isnan(share):
+        return (
+            "warning: what share of the test images the patches cover is not known, as their folder does not say how "
+            "large the images are: cut them again with preprocess.py"
+        )
+    if share < 1:
+        return (
+            f"warning: the patches cover {percent(share)} of the test images, the rest is not tested: these are no "
+            "figures of whole images; cut them again with --border-windows True"
+        )
+    return "The patches cover all of the test images."

@@ -11,10 +11,10 @@ from utils_general import replace_file
 
 
 def write_tables(evaluation: Evaluation, folder: Path) -> None:
-    """`patches.csv` and `images.csv` with a row each, and `table.csv`, `table.md`, `table.tex` of the averages."""
+    """`patches.csv` and `images.csv` (metrics, `tallies`) with a row each; `table.csv`, `.md`, `.tex` of averages."""
     table = evaluation.table()
     evaluation.patches.to_csv(folder / "patches.csv", index=False)
-    evaluation.images.to_csv(folder / "images.csv", index=False)
+    pd.concat([evaluation.images, evaluation.tallies], axis=1).to_csv(folder / "images.csv", index=False)
     table.to_csv(folder / "table.csv", index_label=["averaging", "figure"])
     parts = groups(table)
     texts = {

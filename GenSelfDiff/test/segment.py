@@ -27,12 +27,12 @@ from GenSelfDiff import predictor
 from GenSelfDiff.predictor import PredictorSettings, TrainedPredictor
 from GenSelfDiff.whole_image.doubts import DIFFERENT
 from GenSelfDiff.whole_image.output import Output, Part, Row, file_facts, readable, table
-from GenSelfDiff.whole_image.pipeline import WholeImageSettings, instance_method, segment_image, windows_of
+from GenSelfDiff.whole_image.pipeline import WholeImageSettings, instance_method, segment_image
 from GenSelfDiff.whole_image.reader import Reader
 from GenSelfDiff.whole_image.slides import EXTENSIONS
+from GenSelfDiff.whole_image.windows import windows_of
 from utils_general import (
     RESULTS,
-    SIDE_MULTIPLE,
     InputError,
     at_least,
     list_images,
@@ -44,7 +44,6 @@ from utils_general import (
 # When a run is continued; the network is known by its weights, whatever its name or path.
 MAY_CHANGE = {"device", "batch_size", "overwrite", "output", "run", "part"}
 SOME_FAILED = 3  # exit code
-MOST_OVERLAP = 0.9  # of windows: the more, the slower
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # where nothing more can be written, of any image
 
 
@@ -63,12 +62,9 @@ class Settings(PredictorSettings, WholeImageSettings):
 
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
-        at_least(self, mpp=1e-3, image_mpp=1e-3, overlap=0, tissue=0, block_size=16, window=SIDE_MULTIPLE)
+        at_least(self, mpp=1e-3, image_mpp=1e-3, tissue=0, block_size=16)
         at_least(self, minimum_area=0, peak_distance=1, largest_hole=0, smoothing=0)
-        if self.overlap > MOST_OVERLAP:
-            raise InputError(f"--overlap {self.overlap}: 0 to {MOST_OVERLAP} is wanted")
-        if self.window is not None and self.window % SIDE_MULTIPLE:
-            raise InputError(f"--window {self.window}: the network wants a multiple of {SIDE_MULTIPLE}")
+        self.check_windows()
 
 
 def load_network(settings: Settings) -> TrainedPredictor:

@@ -2,25 +2,29 @@
 
     python3 ./GenSelfDiff/test/test_script.py
 
+The paper's metrics are of each patch. The standard ones are of whole images, predicted by the same windows as
+segment.py predicts them.
 Edit the defaults below, or pass them: `--name value`.
 """
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from GenSelfDiff import predictor
-from GenSelfDiff.evaluation.evaluate import patches_to_test
+from GenSelfDiff.evaluation.evaluate import instance_method, patches_to_test
 from GenSelfDiff.predictor import PredictorSettings
 from GenSelfDiff.report.results import Method, ReportSettings, run_test
 from GenSelfDiff.report.training_record import training_stages
+from GenSelfDiff.whole_image.windows import WindowSettings, predict_image, windows_of
 from utils_general import RESULTS, SIDE_MULTIPLE, InputError, run_script
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(PredictorSettings, ReportSettings):
+class Settings(PredictorSettings, WindowSettings, ReportSettings):
     """Test a fine-tuned network on the test patches of a data set."""
 
     output: Path | None = None
@@ -29,6 +33,7 @@ class Settings(PredictorSettings, ReportSettings):
 
 def main(settings: Settings) -> None:
     """Check everything, predict, evaluate, write."""
+    settings.check_windows()
     network = predictor.load(settings)
     patches = patches_to_test(settings.data)
     size = patches.data_set.patch_size
@@ -36,12 +41,16 @@ def main(settings: Settings) -> None:
         raise InputError(
             f"{patches.folder} holds patches of {size} pixels; the network wants multiples of {SIDE_MULTIPLE}"
         )
+    windows, objects = windows_of(network, settings), instance_method(settings, patches.data_set)
     print(f"{network.path}: epoch {network.epoch}, validation loss {network.loss:.5f}; on {len(patches)} patches")
+    if settings.instances == "auto" and network.instances != objects:
+        print(f"note: objects by {objects}, as the data says; segment.py takes {network.instances} for this network")
     if network.patch_size not in (None, size):
         print(f"note: trained on patches of {network.patch_size} pixels, tested on {size}")
     method = Method(
         name=network.name,
         predict=network.predict,
+        whole=partial(predict_image, network, windows=windows),
         classes=network.classes,
         about=network.about,
         stages=training_stages(network.path, network.training),

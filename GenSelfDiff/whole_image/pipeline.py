@@ -31,8 +31,16 @@ from GenSelfDiff.whole_image.object_files import write_objects
 from GenSelfDiff.whole_image.objects import ImageFacts, Objects, join_blocks, label_blocks
 from GenSelfDiff.whole_image.output import readable
 from GenSelfDiff.whole_image.slides import Source, Tissue, View, thumbnail
-from GenSelfDiff.whole_image.windows import Wanted, Windows, predict_box
-from utils_general import PATCH_SIZE, InputError
+from GenSelfDiff.whole_image.windows import (
+    BLOCK_SIZE,
+    Wanted,
+    Windows,
+    WindowSettings,
+    everywhere,
+    predict_box,
+    windows_of,
+)
+from utils_general import InputError
 
 SAME = 1.05  # resolutions that differ by less are the same: resampling would only blur
 NO_TISSUE = "no tissue was found, nothing was looked at: lower --tissue (0 looks everywhere)"
@@ -41,29 +49,20 @@ OBJECT_PASSES = 3  # over the blocks, when objects are made: label, join, measur
 
 
 @dataclass(frozen=True, kw_only=True)
-class WholeImageSettings(InstanceSettings):
+class WholeImageSettings(WindowSettings, InstanceSettings):
     """How whole images are segmented; what is in pixels is at the working resolution."""
 
     mpp: float | None = None
     """micrometres a pixel to work at; if not given that of the training, where it and the image's own are known"""
     image_mpp: float | None = None
     """micrometres a pixel of images that do not say it themselves"""
-    window: int | None = None
-    """pixels of a window's side, a multiple of 8; that of the training's patches if not given (256 where unknown)"""
-    overlap: float = 0.5
-    """part of a window that it shares with the next: every pixel is then seen by four; 0 to 0.9, more is slower"""
     probabilities: bool = False
     """also write each class's probability, 0 to 255 for 0 to 1"""
     tissue: float = 0.04
     """large images (33 megapixels or more): what has less colour in a thumbnail, 0 to 1, is glass and left out, as most
     of a slide is; pale fat is about 0.05, and 0 leaves nothing out"""
-    block_size: int = 2048
+    block_size: int = BLOCK_SIZE
     """pixels of the side of a block: one at a time is in memory, and a killed run loses no more than one"""
-
-
-def windows_of(network: TrainedPredictor, settings: WholeImageSettings) -> Windows:
-    """The windows that the settings mean: if they do not say it, of the size of the training's patches."""
-    return Windows(settings.window or network.patch_size or PATCH_SIZE, settings.overlap)
 
 
 def instance_method(network: TrainedPredictor, settings: WholeImageSettings) -> InstanceMethod:
@@ -158,7 +157,7 @@ def _wanted(source: Source, view: View, settings: WholeImageSettings) -> tuple[W
     if settings.tissue and source.width * source.height > LARGE:
         tissue = Tissue(view, thumbnail(source, MASK), settings.tissue)
         return tissue.inside, float(tissue.mask.mean())
-    return lambda xs, ys, _size: np.ones((len(ys), len(xs)), bool), 1.0
+    return everywhere, 1.0
 
 
 def _class_pixels(blocks: Blocks, classes: int) -> np.ndarray:

@@ -6,15 +6,37 @@ centre. The windows lie on one grid over the whole image, so the result does not
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from GenSelfDiff.predictor import TrainedPredictor
-from GenSelfDiff.whole_image.blocks import Box
-from GenSelfDiff.whole_image.slides import View
+from GenSelfDiff.whole_image.blocks import Blocks, Box
+from GenSelfDiff.whole_image.slides import DecodedImage, View
+from utils_general import PATCH_SIZE, SIDE_MULTIPLE, InputError, at_least
 
 Wanted = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """Left sides (n,) and tops (m,) of windows of so many pixels to whether there is something in each, bool (m, n)"""
+BLOCK_SIZE = 2048  # pixels of the side of what is predicted at once
+MOST_OVERLAP = 0.9  # of windows: the more, the slower
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSettings:
+    """By which windows whole images are looked at: in a test and in use the same."""
+
+    window: int | None = None
+    """pixels of a window's side, a multiple of 8; that of the training's patches if not given (256 where unknown)"""
+    overlap: float = 0.5
+    """part of a window that it shares with the next: every pixel is then seen by four; 0 to 0.9, more is slower"""
+
+    def check_windows(self) -> None:
+        """Raise `InputError` for windows that cannot work."""
+        at_least(self, overlap=0, window=SIDE_MULTIPLE)
+        if self.overlap > MOST_OVERLAP:
+            raise InputError(f"--overlap {self.overlap}: 0 to {MOST_OVERLAP} is wanted")
+        if self.window is not None and self.window % SIDE_MULTIPLE:
+            raise InputError(f"--window {self.window}: the network wants a multiple of {SIDE_MULTIPLE}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +83,31 @@ class Windows:
         axis = np.exp(-8 * (distance / self.size) ** 2) - np.exp(-8 * (end / self.size) ** 2)
         axis[np.abs(distance) >= end] = 0
         return np.outer(axis, axis).astype(np.float32)
+
+
+def windows_of(network: TrainedPredictor, settings: WindowSettings) -> Windows:
+    """The windows that the settings mean: if they do not say it, of the size of the training's patches."""
+    return Windows(settings.window or network.patch_size or PATCH_SIZE, settings.overlap)
+
+
+def everywhere(xs: np.ndarray, ys: np.ndarray, _size: int) -> np.ndarray:
+    """Every window is `Wanted`."""
+    return np.ones((len(ys), len(xs)), bool)
+
+
+def predict_image(network: TrainedPredictor, pixels: np.ndarray, windows: Windows) -> np.ndarray:
+    """Class probabilities float32 (C, H, W) of a whole image uint8 (H, W, 3) in memory.
+
+    They are those by which `segment.py` makes its class map of the same pixels, to the last bit: windows and batches
+    are the same, block by block.
+    """
+    height, width = pixels.shape[:2]
+    view, blocks = View.scaled(DecodedImage(Path(), pixels, None), 1), Blocks(Path(), height, width, BLOCK_SIZE)
+    whole = np.empty((len(network.classes), height, width), np.float32)
+    for block in range(len(blocks)):
+        left, top, right, bottom = box = blocks.box(block)
+        whole[:, top:bottom, left:right] = predict_box(network, view, windows, box, everywhere, lambda _: None)
+    return whole
 
 
 def predict_box(

@@ -2,6 +2,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -18,7 +19,7 @@ from pre_process.patches import (
     window_positions,
     write_data_set,
 )
-from utils_general import InputError, read_index_map
+from utils_general import InputError, read_index_map, write_png
 
 CLASSES = ["background", "thing"]
 
@@ -44,6 +45,21 @@ def test_windows_are_row_by_row_and_dropped_at_the_border(settings):
 def test_border_windows_are_flush_with_the_border(settings):
     expected = [(x, y) for y in (0, 8, 10) for x in (0, 8, 16, 19)]
     assert window_positions((26, 35), replace(settings, border_windows=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("protocol", "given", "patches"),
+    [("official", None, 12), ("paper", None, 6), ("by image", None, 6), ("official", False, 6), ("paper", True, 12)],
+)
+def test_border_windows_by_default_where_figures_are_of_whole_images(settings, tmp_path, protocol, given, patches):
+    for kind in ("image", "label"):
+        write_png(tmp_path / f"{kind}.png", np.ones((26, 35, 3) if kind == "image" else (26, 35), np.uint8))
+    sources = [labelled(tmp_path / "image.png", tmp_path / "label.png")]
+    settings = replace(settings, border_windows=given)
+    write_data_set(settings, protocol, CLASSES, "components", {"test": sources})
+    index = pd.read_csv(settings.output / "test" / "index.csv")
+    assert len(index) == patches and ((19, 10) in zip(index.x, index.y, strict=True)) == (patches == 12)
+    assert (settings.output / "test" / "sources.csv").read_text() == "source,width,height\nimage,35,26\n"
 
 
 def test_border_windows_add_nothing_where_windows_fit(settings):

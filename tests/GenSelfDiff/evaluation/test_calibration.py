@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from GenSelfDiff.evaluation.calibration import calibration_bins, calibration_error
+from GenSelfDiff.evaluation.calibration import calibration_bins, calibration_error, tells_how_sure
 from tests.GenSelfDiff.report.squares import squares
 
 
@@ -25,3 +25,11 @@ def test_bins_by_hand():
     expected = np.zeros((20, 3))
     expected[12], expected[19] = (30, 30 * 0.62, 30), (840, 840, 840 - 2 * 36)
     assert bins == pytest.approx(expected)
+
+
+def test_a_method_that_says_only_classes_does_not_tell_how_sure_it_is():
+    calibration = np.zeros((20, 3))
+    calibration[19] = 100, 100, 60
+    assert not tells_how_sure(calibration)
+    calibration[19, 1] -= 1e-3
+    assert tells_how_sure(calibration)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from GenSelfDiff.evaluation.evaluate import evaluate
-from GenSelfDiff.evaluation.images import read_again, stitch, stitch_probabilities, write_label_maps
+from GenSelfDiff.evaluation.images import read_again, stitch, write_label_maps
 from GenSelfDiff.instances import InstanceSettings
 from tests.GenSelfDiff.report.squares import squares
 from utils_general import InputError, read_index_map
@@ -20,23 +20,9 @@ def test_label_maps(tmp_path):
 
 
 def test_stitched_patches_are_the_whole():
-    rng = np.random.default_rng(0)
-    whole = rng.random((2, 20, 28)).astype(np.float32)
+    whole = np.random.default_rng(0).random((20, 28, 3)).astype(np.float32)
     corners = [(x, y) for y in (0, 4, 8, 12) for x in (0, 4, 8, 12, 16, 20)]
-    cut = np.stack([whole[:, y : y + 8, x : x + 8] for x, y in corners])
-    assert np.allclose(stitch_probabilities(cut, corners), whole)
-    assert (stitch(cut[:, 0], corners) == whole[0]).all()
-
-
-def test_where_patches_overlap_probabilities_are_averaged():
-    patches = np.stack([np.full((1, 2, 2), 0.2), np.full((1, 2, 2), 0.6)])
-    assert stitch_probabilities(patches, [(0, 0), (1, 0)])[0].tolist() == [pytest.approx([0.2, 0.4, 0.6])] * 2
-
-
-def test_where_no_patch_is_there_is_no_probability():
-    whole = stitch_probabilities(np.full((2, 1, 2, 2), 0.7, np.float32), [(0, 0), (3, 1)])
-    assert whole.dtype == np.float32 and whole.shape == (1, 3, 5)
-    assert np.unique(whole).tolist() == [0, np.float32(0.7)] and (whole > 0).sum() == 8
+    assert (stitch(np.stack([whole[y : y + 8, x : x + 8] for x, y in corners]), corners) == whole).all()
 
 
 def test_an_image_read_again_is_the_image_that_was_tested(tested):

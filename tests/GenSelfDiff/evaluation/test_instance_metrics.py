@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from GenSelfDiff.evaluation.instance_metrics import INSTANCE_COUNTS, instance_counts, instance_metrics
 from tests.GenSelfDiff.evaluation.measured import OF_OBJECTS, metrics_of
@@ -78,14 +79,60 @@ def test_one_prediction_is_taken_twice():
     assert metrics["AJI"] == pytest.approx((2 + 2) / (4 + 4)) and metrics["PQ"] == 0  # IoU 0.5 is no match
 
 
+def aji_plus_in_words(truth, prediction):
+    """Graham et al. (2019), as their code has it: one assignment over all objects, then every pixel once."""
+    true_ids, predicted_ids = (sorted(set(np.unique(a)) - {0}) for a in (truth, prediction))
+    if not true_ids and not predicted_ids:
+        return math.nan
+    both, either = (
+        np.array([[f(truth == t, prediction == p).sum() for p in predicted_ids] for t in true_ids], float).reshape(
+            len(true_ids), len(predicted_ids)
+        )
+        for f in (np.logical_and, np.logical_or)
+    )
+    iou = both / np.maximum(either, 1)
+    rows, columns = linear_sum_assignment(-iou)
+    paired = [(i, j) for i, j in zip(rows, columns, strict=True) if iou[i, j] > 0]
+    union = sum(either[pair] for pair in paired)
+    union += sum((truth == t).sum() for i, t in enumerate(true_ids) if i not in [i for i, _ in paired])
+    union += sum((prediction == p).sum() for j, p in enumerate(predicted_ids) if j not in [j for _, j in paired])
+    return sum(both[pair] for pair in paired) / union
+
+
+def test_aji_plus_against_its_papers_words():
+    rng = np.random.default_rng(2)
+    differs = 0
+    for i in range(300):
+        truth = random_instances(rng)
+        prediction = np.roll(truth, 1, axis=i % 2) * 3 if i % 3 else random_instances(rng)
+        metrics = metrics_of(truth, prediction)
+        assert metrics["AJI+"] == pytest.approx(aji_plus_in_words(truth, prediction), nan_ok=True), i
+        differs += metrics["AJI+"] != metrics["AJI"] and not math.isnan(metrics["AJI"])
+    assert differs > 20
+
+
+def test_aji_plus_lets_a_prediction_be_taken_once():
+    """Of two true objects under one prediction one is paired, the other enters the union whole."""
+    metrics = metrics_of(np.array([[1, 1, 2, 2]]), np.array([[9, 9, 9, 9]]))
+    assert metrics["AJI+"] == pytest.approx(2 / (4 + 2)) and metrics["AJI"] == pytest.approx(4 / 8)
+
+
+def test_aji_plus_wants_the_largest_sum_not_the_largest_pair():
+    """The best pair of all, 1 and 5 (IoU 3/7), would leave 2 and 6 alone: 1 with 6 and 2 with 5 are worth more."""
+    truth = np.array([[1, 1, 1, 1, 1, 2, 2, 2, 0, 0]])
+    prediction = np.array([[6, 6, 5, 5, 5, 5, 5, 0, 0, 0]])
+    # 1-5: 3 of 7, 1-6: 2 of 5, 2-5: 2 of 6
+    assert metrics_of(truth, prediction)["AJI+"] == pytest.approx((2 + 2) / (5 + 6))
+
+
 def test_pooled_metrics_weigh_objects_not_images():
     """One image with one object found, one with three of which none is found."""
     one, three = np.array([[1, 1, 0, 0, 0, 0]]), np.array([[1, 1, 2, 2, 3, 3]])
     counts = np.stack([instance_counts(one, one), instance_counts(three, three * 0)])
     diagonal = math.hypot(1, 6)
     assert counts.tolist() == [
-        [2, 2, 1, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0],
-        [0, 6, 0, 0, 3, 0, 0, 6, 0, 0, 0, 6 * diagonal, 0],
+        [2, 2, 1, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 2, 2, 1, 0, 0, 0, 0],
+        [0, 6, 0, 0, 3, 0, 0, 6, 0, 0, 0, 6 * diagonal, 0, 0, 6, 0, 3, 0, 0, 0],
     ]
     apart, pooled = instance_metrics(counts), instance_metrics(counts.sum(0, keepdims=True))
     assert apart["AJI"].tolist() == apart["RQ"].tolist() == [1, 0]

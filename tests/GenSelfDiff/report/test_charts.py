@@ -76,6 +76,12 @@ def test_many_images_become_a_box():
     assert many < few
 
 
+def test_no_reliability_without_probabilities():
+    sure = np.zeros((20, 3))
+    sure[19] = 100, 100, 60
+    assert reliability(sure) == []
+
+
 def test_pictures_of_a_class_that_is_nowhere(tmp_path):
     draw_confusion_matrix(np.array([[9, 1], [0, 0]]), ["background", NASTY], tmp_path / "matrix.png")
     save_png(reliability(np.zeros((20, 3))), tmp_path / "reliability.png")

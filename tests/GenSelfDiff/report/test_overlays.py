@@ -3,8 +3,8 @@ import pytest
 from skimage.color import rgb2lab
 
 from GenSelfDiff.palette import colours
-from GenSelfDiff.report.overlays import ERRORS, contours, error_kinds, errors, on_tissue, overlay
-from tests.GenSelfDiff.report.squares import CLASS_1, CLASS_2, TISSUE, squares
+from GenSelfDiff.report.overlays import ERRORS, FATE_COLOURS, contours, error_kinds, errors, on_tissue, overlay
+from tests.GenSelfDiff.report.squares import TISSUE, squares
 
 
 @pytest.fixture
@@ -16,12 +16,32 @@ def test_contours_of_what_is_missed_found_and_invented(image):
     image.prediction[12, 14] = 0  # as a filled hole: in the object, but not in the class map
     picture = overlay(image)
     for line in (np.s_[2, 2:8], np.s_[7, 2:8], np.s_[2:8, 2], np.s_[2:8, 7]):  # missed: all sides of it dashed
-        assert {tuple(pixel) for pixel in picture[line].tolist()} == {(0, 0, 0), (255, 255, 255)}
-    for corner, colour in (((12, 12), CLASS_1), ((12, 14), CLASS_1), ((22, 2), CLASS_2)):
-        assert picture[corner].tolist() == colour
+        assert {tuple(pixel) for pixel in picture[line].tolist()} == {FATE_COLOURS["missed"], tuple(TISSUE)}
+    for corner, fate in (((12, 12), "found"), ((12, 14), "found"), ((22, 2), "false")):
+        assert tuple(picture[corner].tolist()) == FATE_COLOURS[fate]
     for inside in ((4, 4), (14, 14), (24, 4), (10, 10)):
         assert picture[inside].tolist() == TISSUE
     assert (image.pixels == TISSUE).all()  # the image itself is untouched
+
+
+def test_contours_of_what_is_merged_and_split(image):
+    """One prediction over two true objects; and two over one, which is 12 pixels wide."""
+    for a in (image.truth, image.prediction, image.true_instances, image.instances):
+        a[:] = 0
+    image.true_instances[2:8, 2:8], image.true_instances[2:8, 10:16], image.instances[2:8, 2:16] = 1, 2, 3
+    image.true_instances[20:26, 2:14], image.instances[20:26, 2:8], image.instances[20:26, 8:14] = 4, 5, 6
+    image.truth[:], image.prediction[:] = image.true_instances > 0, image.instances > 0
+    picture = overlay(image)
+    for row, column, fate in (
+        (2, 9, "merged"),
+        (7, 15, "merged"),
+        (20, 7, "split"),
+        (20, 8, "split"),
+        (25, 2, "split"),
+    ):
+        assert tuple(picture[row, column].tolist()) == FATE_COLOURS[fate]
+    drawn = {tuple(colour) for colour in contours(image)[contours(image)[..., 3] > 0][:, :3].tolist()}
+    assert drawn == {FATE_COLOURS["merged"], FATE_COLOURS["split"]}
 
 
 def test_contours_are_the_overlay_without_the_tissue(image):
@@ -45,6 +65,8 @@ def test_every_pixel_of_the_error_map(image):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 6
 
 
+PINK, PURPLE = (230, 180, 215), (110, 70, 150)  # stroma and nuclei
+
 # Machado, Oliveira and Fernandes (2009), severity 1: protanopia, deuteranopia, tritanopia; of linear RGB.
 DEFICIENCIES = np.array(
     [
@@ -56,8 +78,9 @@ DEFICIENCIES = np.array(
 
 
 @pytest.mark.parametrize("seen", [np.eye(3), *DEFICIENCIES], ids=["all colours", "protan", "deutan", "tritan"])
-def test_errors_are_told_apart_by_everybody(seen):
-    rgb = np.array([*ERRORS.values(), (240, 240, 240)]) / 255
+@pytest.mark.parametrize("told", [[*ERRORS.values(), (240, 240, 240)], [*FATE_COLOURS.values(), PINK, PURPLE]])
+def test_colours_are_told_apart_by_everybody(seen, told):
+    rgb = np.array(told) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ seen.T
     linear = linear.clip(0, 1)
     lab = rgb2lab(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))

@@ -13,7 +13,11 @@ PUBLISHED = [
 ]
 OVERLAP = ["Dice", "Jaccard", "precision", "sensitivity", "specificity", "accuracy"]
 MASKS = [*OVERLAP, "Hausdorff (px)", "HD95 (px)"]
-OBJECTS = ["AJI", "PQ", "SQ", "RQ", "object F1", "GlaS F1", "object Dice", "object Hausdorff (px)"]
+OBJECTS = ["AJI", "PQ", "SQ", "RQ", "object F1", "GlaS F1", "object Dice", "object Hausdorff (px)", "AJI+"]
+COUNTED = [
+    *("true objects", "predicted objects", "objects found", "objects missed", "objects merged", "objects split"),
+    "objects false",
+]
 TWO_DECIMALS = {"Hausdorff_distance", "Hausdorff (px)", "HD95 (px)", "object Hausdorff (px)"}
 CLASSES = ["background", "Hausdorff: one", "two"]  # a class that is called like a metric
 AVERAGED = {
@@ -43,13 +47,14 @@ def header(file):
 def test_columns_of_one_class(tested):
     standard = [f"standard: {name}" for name in MASKS]
     assert header(tested.folder / "patches.csv") == ["patch", "source", "split", *PUBLISHED, *standard]
-    assert header(tested.folder / "images.csv") == ["source", "split", *MASKS, *OBJECTS]
+    assert header(tested.folder / "images.csv") == ["source", "split", *MASKS, *OBJECTS, "covered share", *COUNTED]
 
 
 def test_columns_of_several_classes(three):
     standard = [f"standard: {name}" for name in with_classes(MASKS)]
     assert header(three / "patches.csv") == ["patch", "source", "split", *PUBLISHED, *standard]
-    assert header(three / "images.csv") == ["source", "split", *with_classes([*MASKS, *OBJECTS])]
+    metrics = with_classes([*MASKS, *OBJECTS])
+    assert header(three / "images.csv") == ["source", "split", *metrics, "covered share", *COUNTED]
 
 
 def test_rows_of_the_table(tested, three):
@@ -89,6 +94,7 @@ def test_keys_of_the_summary(three):
     assert list(summary) == [
         "settings", "classes", "instances", "true instances", "absent classes", "images left out of a mean", "images",
         "patches", "figures", "confusion matrices", "calibration", "expected calibration error", "seconds",
+        "covered share", "objects", "95 % intervals",
     ]  # fmt: skip
     left_out = summary["images left out of a mean"]
     assert [name for name in left_out if name.endswith(f": {CLASSES[2]}")] == [
@@ -106,3 +112,26 @@ def test_means_are_of_the_rows(three):
     for averaging, names in zip(averagings[1:3], (MASKS, OBJECTS), strict=True):
         expected = images[with_classes(names)].mean().tolist()
         assert table[averaging].tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def test_objects_and_the_covered_share(tested):
+    images = pd.read_csv(tested.folder / "images.csv")
+    summary = json.loads((tested.folder / "summary.json").read_text())
+    assert (images["covered share"] == 1).all() and summary["covered share"] == 1
+    fates = images[["objects found", "objects missed", "objects merged", "objects split"]].sum(axis=1)
+    assert (fates == images["true objects"]).all() and (images["true objects"] == 4).all()
+    for split in ("testA", "all"):
+        rows = images if split == "all" else images[images.split == split]
+        assert summary["objects"][split] == rows[COUNTED].sum().to_dict()
+    assert list(summary["objects"]) == ["testA", "testB", "testC", "all"]
+
+
+def test_intervals_are_of_the_means_over_all_images(tested):
+    summary = json.loads((tested.folder / "summary.json").read_text())
+    images = pd.read_csv(tested.folder / "images.csv")
+    intervals = summary["95 % intervals"]
+    assert list(intervals) == list(AVERAGED)[1:3]
+    for averaging, names in zip(intervals, (MASKS, OBJECTS), strict=True):
+        assert list(intervals[averaging]) == names
+        for name, (low, high) in intervals[averaging].items():
+            assert images[name].min() <= low <= images[name].mean() <= high <= images[name].max(), name

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,7 @@ import torch
 from PIL import Image
 
 from GenSelfDiff import checkpoint, networks
-from GenSelfDiff.instances import to_instances
-from GenSelfDiff.test import baselines, test_script
+from GenSelfDiff.test import baselines, segment, test_script
 from GenSelfDiff.unet import DiffusionNet, SegNet
 from utils_general import InputError, read_index_map, read_rgb
 
@@ -77,37 +77,85 @@ def test_label_maps_and_tables_agree(settings):
     assert len(pd.read_csv(settings.output / "patches.csv")) == 8
 
 
-def test_the_label_maps_are_what_the_network_says(settings):
-    """The patches of `settings` do not overlap: each is a quarter of its image."""
-    test_script.main(settings)
-    model, _ = networks.load_segmentation(checkpoint.find(settings.run), torch.device("cpu"))
-    classes = read_index_map(settings.output / "label_maps" / "t2_classes.png")
-    for patch, (y, x) in enumerate([(0, 0), (0, 16), (16, 0), (16, 16)], 4):
-        image = read_rgb(settings.data / "test" / "images" / f"image_{patch}.png")
-        with torch.inference_mode():
-            logits = model(torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None])
-        assert (classes[y : y + 16, x : x + 16] == logits[0].argmax(0).numpy()).mean() > 0.99  # ties round
-    instances = read_index_map(settings.output / "label_maps" / "t2_instances.png")
-    assert (instances == to_instances(classes, "watershed", settings)).all()
+def stitched(folder, source):
+    """The rectangle of an image that its patches cover."""
+    index = pd.read_csv(folder / "index.csv").query("source == @source")
+    image = np.zeros((index.y.max() + 16, index.x.max() + 16, 3), np.uint8)
+    for row in index.itertuples():
+        image[row.y : row.y + 16, row.x : row.x + 16] = read_rgb(folder / "images" / f"image_{row.patch}.png")
+    return image
 
 
-def test_averaging_over_flips_changes_the_label_maps_as_by_hand(settings, tmp_path):
-    model, _ = networks.load_segmentation(checkpoint.find(settings.run), torch.device("cpu"))
+@pytest.mark.parametrize(
+    "how", [{}, {"tta": "flips"}, {"window": 24, "overlap": 0.25}, {"instances": "components", "minimum_area": 5}]
+)
+def test_the_label_maps_are_those_of_segment(settings, tmp_path, how):
+    """Both scripts on the same images, to the last pixel and number; so also on one that is not covered to its end."""
+    index = pd.read_csv(settings.data / "test" / "index.csv")
+    index.loc[index.source == "t2", ["x", "y"]] //= 2  # its patches overlap, and cover 24 of its 32 pixels
+    index.to_csv(settings.data / "test" / "index.csv", index=False)
+    settings = replace(settings, **how)
+    shutil.rmtree(settings.data / "test" / "instances")  # where patches overlap they must agree
     test_script.main(settings)
-    assert read_summary(settings.output)["settings"]["tta"] == "none"
-    test_script.main(replace(settings, tta="flips", output=tmp_path / "flips"))
-    assert read_summary(tmp_path / "flips")["settings"]["tta"] == "flips"
-    plain, averaged = (
-        read_index_map(f / "label_maps" / "t2_classes.png") for f in (settings.output, tmp_path / "flips")
-    )
-    assert (plain != averaged).any()
-    for patch, (y, x) in enumerate([(0, 0), (0, 16), (16, 0), (16, 16)], 4):
-        image = torch.from_numpy(read_rgb(settings.data / "test" / "images" / f"image_{patch}.png").copy())
-        image = image.movedim(-1, 0)[None] / 255
+    images = {source: stitched(settings.data / "test", source) for source in ("t1", "t2")}
+    assert images["t2"].shape == (24, 24, 3)
+    (tmp_path / "images").mkdir()
+    for source, image in images.items():
+        Image.fromarray(image).save(tmp_path / "images" / f"{source}.png")
+    used = {"images": tmp_path / "images", "run": settings.run, "output": tmp_path / "segmented", "device": "cpu"}
+    segment.main(segment.Settings(**used, batch_size=settings.batch_size, **how))
+    for source in images:
+        for kind in ("classes", "instances"):
+            tested, segmented = (
+                read_index_map(folder / f"{source}_{kind}.png")
+                for folder in (settings.output / "label_maps", tmp_path / "segmented")
+            )
+            assert (tested == segmented).all() and tested.any(), (source, kind)
+
+
+def test_the_published_metrics_are_of_each_patch_alone(settings):
+    test_script.main(settings)
+    model, _ = networks.load_segmentation(checkpoint.find(settings.run), torch.device("cpu"))
+    accuracy = pd.read_csv(settings.output / "patches.csv").accuracy
+    for patch, told in enumerate(accuracy):
+        image, label = (settings.data / "test" / f"{kind}s" / f"{kind}_{patch}.png" for kind in ("image", "label"))
         with torch.inference_mode():
-            seen = [model(image.flip(axes)).softmax(1).flip(axes) for axes in ((), (3,), (2,), (2, 3))]
-        by_hand = torch.stack(seen).mean(0)[0].argmax(0).numpy()
-        assert (averaged[y : y + 16, x : x + 16] == by_hand).mean() > 0.99  # ties round
+            logits = model(torch.from_numpy(read_rgb(image) / np.float32(255)).permute(2, 0, 1)[None])
+        assert told == pytest.approx((logits[0].argmax(0).numpy() == read_index_map(label)).mean(), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "words"),
+    [
+        ([(32, 32), (32, 32)], 1, "The patches cover all of the test images"),
+        ([(32, 32), (40, 40)], 2 / (1 + 1.25**2), "warning: the patches cover 78.0 % of the test images"),
+        ([(32, 32), (32, 32.5)], None, "sources.csv wants a row an image"),
+        (None, None, "warning: what share of the test images the patches cover is not known"),
+    ],
+)
+def test_what_the_patches_cover_is_told(settings, capsys, sizes, share, words):
+    file = settings.data / "test" / "sources.csv"
+    file.unlink()
+    if sizes:
+        rows = [(source, *size) for source, size in zip(("t1", "t2"), sizes, strict=True)]
+        pd.DataFrame(rows, columns=["source", "width", "height"]).to_csv(file, index=False)
+    if "wants" in words:
+        with pytest.raises(InputError, match=words):
+            test_script.main(settings)
+        return
+    test_script.main(settings)
+    assert words in capsys.readouterr().out
+    assert read_summary(settings.output)["covered share"] == (share and pytest.approx(share))
+    told = pd.read_csv(settings.output / "images.csv")["covered share"]
+    expected = [math.nan] * 2 if sizes is None else [32 * 32 / (width * height) for width, height in sizes]
+    assert told.tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def test_where_the_network_and_the_data_disagree_on_objects(settings, tmp_path, capsys):
+    run = save_run(tmp_path / "other.pth", SegNet(8, 2), instances="components")
+    test_script.main(replace(settings, run=run))
+    told = "note: objects by watershed, as the data says; segment.py takes components for this network"
+    assert told in capsys.readouterr().out
 
 
 def test_the_batch_size_changes_nothing(settings, tmp_path):
@@ -225,6 +273,7 @@ def test_baselines(settings, tmp_path):
         baselines.main(baselines.Settings(data=settings.data, method=method, output=tmp_path / method, pictures=0))
     otsu, background = (pd.read_csv(tmp_path / m / "images.csv") for m in ("otsu", "background"))
     assert (otsu.Dice > 0.8).all() and (background.Dice == 0).all()  # dark discs on a pale ground
+    assert read_summary(tmp_path / "otsu")["expected calibration error"] is None  # it does not say how sure it is
 
 
 def test_baselines_need_a_class(settings):

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from GenSelfDiff.predictor import TrainedPredictor
+from GenSelfDiff.whole_image import windows as windows_module
 from GenSelfDiff.whole_image.blocks import Blocks
 from GenSelfDiff.whole_image.slides import DecodedImage, View
-from GenSelfDiff.whole_image.windows import Windows, predict_box
+from GenSelfDiff.whole_image.windows import Windows, predict_box, predict_image
 
 
 def view_of(pixels):
@@ -101,3 +102,11 @@ def test_windows_that_are_not_wanted_are_background():
     )
     assert sum(seen) == done == 3 * 8  # rows at -2, 6 and 14
     assert (whole[2, : 14 + 16 - 2] == 1).all() and (whole[0, 28:] == 1).all()
+
+
+def test_a_whole_image_is_what_its_blocks_are(monkeypatch):
+    """To the last bit: a test and segment.py must not differ, however large the image is."""
+    monkeypatch.setattr(windows_module, "BLOCK_SIZE", 32)
+    predict, windows, pixels = network(4), Windows(16, 0.5), picture(75, 101)
+    expected, _ = stitched(predict, view_of(pixels), windows, 32)
+    assert (predict_image(predictor_of(predict, 3), pixels, windows) == expected).all()
