@@ -13,6 +13,7 @@ from GenSelfDiff.data import (
     EpochBatches,
     PatchDataset,
     labelled_folder,
+    loader,
     pretraining_folder,
     to_image,
     to_input,
@@ -170,6 +171,14 @@ def test_few_labels(tiny_data_set):
     assert set(patches.index.source[patches.index.split == "train"]) == {("l1", "l2")[first]}
     with pytest.raises(InputError, match="5 labelled images were asked for"):
         patches.keep_sources(5)
+
+
+def test_workers_live_as_long_as_their_loader(tiny_data_set):
+    """Started anew they would import everything at each epoch."""
+    dataset = PatchDataset([Patches(tiny_data_set / "labelled")], "train", 0)
+    for workers in (0, 2):
+        made = loader(dataset, EpochBatches(8, 4, 0, CPU, shuffle=True), workers, CPU)
+        assert (made.num_workers, made.persistent_workers) == (workers, workers > 0)
 
 
 def test_labels_are_not_looked_for_where_none_are_wanted(tiny_data_set):
