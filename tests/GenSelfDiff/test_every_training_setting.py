@@ -243,6 +243,11 @@ def test_what_computes_something_else_may_not_change_in_a_run(stage, name, base,
             MAINS[stage](replace(other, run_name=settings.run_name))
 
 
+def test_steps_and_noise_of_validation_are_others_than_those_of_training(base, capsys):
+    _, seen = base("pretraining", capsys)
+    assert len({*seen["draws"].values(), *seen["held out"].values()}) == 8 + 4
+
+
 @pytest.mark.parametrize("stage", TABLES)
 def test_fresh_does_again_what_was_finished(stage, base, capsys):
     settings, _ = base(stage, capsys)

@@ -179,6 +179,29 @@ def test_pictures_show_the_network_that_is_handed_on(pretraining, monkeypatch):
     assert all(torch.equal(v, best[k]) for k, v in shown[0].state_dict().items()) and not shown[0].training
 
 
+def test_the_mean_of_the_weights_counts_the_steps_of_all_epochs(pretraining, monkeypatch):
+    counted = []
+    monkeypatch.setattr(training.AveragedWeights, "update", lambda _mean, steps: counted.append(steps))
+    SS_diff.main(replace(pretraining, epochs=2, ema=0.5))
+    assert counted == [0, 1, 2, 3]
+
+
+def test_losses_are_told_by_quarter_of_the_steps(pretraining):
+    stage = SS_diff.NoisePrediction(replace(pretraining, timesteps=8), 16, torch.device("cpu"))
+    sums = stage._metrics(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([0, 1, 3, 4, 7]))
+    assert [(float(total), int(count)) for total, count in sums.values()] == [
+        (15, 5), (8 * 15, 5), (1 + 2, 2), (3, 1), (4, 1), (5, 1),
+    ]  # fmt: skip
+
+
+def test_dice_by_hand():
+    """Of three true pixels of two classes two are found, one as the other class; one more is invented."""
+    predicted, labels = torch.tensor([[[1, 1, 2, 0, 0]]]), torch.tensor([[[1, 2, 2, 0, 0]]])
+    predicted[0, 0, 3] = 1
+    logits = torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1).float()
+    assert [int(part) for part in Diff_Seg._dice(logits, labels)] == [2 * 2, 4 + 3]
+
+
 def test_what_was_not_counted_has_no_mean():
     """As a quarter of the steps that no patch of the epoch has drawn."""
     means = MetricMeans({"loss": [6.0, 3.0], "quarter_1": [0.0, 0.0]}).means(Devices(torch.device("cpu")))
