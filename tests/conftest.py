@@ -109,13 +109,19 @@ def write_patches():
     return _write_patches
 
 
-@pytest.fixture
-def tiny_data_set(tmp_path):
-    """Root of a whole data set of 16-pixel patches: unlabelled (3 images), labelled (3), test (2)."""
-    root = tmp_path / "tiny"
-    _write_patches(root / "unlabelled", ["u1", "u2", "u3"], ["train", "train", "val"], labelled=False)
-    _write_patches(root / "labelled", ["l1", "l2", "l3"], ["train", "train", "val"], seed=1)
-    _write_patches(root / "test", ["t1", "t2"], ["test", "test"], seed=2)
+def write_tiny_data_set(root, seed=0, prefix=""):
+    """A whole data set of 16-pixel patches at `root`: unlabelled (3 images), labelled (3), test (2)."""
+    unlabelled, labelled = ([f"{prefix}{letter}{i}" for i in (1, 2, 3)] for letter in "ul")
+    splits = ["train", "train", "val"]
+    _write_patches(root / "unlabelled", unlabelled, splits, labelled=False, seed=seed)
+    _write_patches(root / "labelled", labelled, splits, seed=seed + 1)
+    _write_patches(root / "test", [f"{prefix}t1", f"{prefix}t2"], ["test", "test"], seed=seed + 2)
     data_set = DataSet("tiny", "paper", ["background", "nucleus"], "watershed", 16, 16, 2023)
     write_json(root / "dataset.json", data_set.__dict__)
     return root
+
+
+@pytest.fixture
+def tiny_data_set(tmp_path):
+    """Root of a whole data set of 16-pixel patches, see `write_tiny_data_set`."""
+    return write_tiny_data_set(tmp_path / "tiny")

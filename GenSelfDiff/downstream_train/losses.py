@@ -67,17 +67,17 @@ def _normalised(values: Tensor, stability: float) -> Tensor:
     return (values - mean + stability) / (variance.clamp(min=1e-12).sqrt() + stability)
 
 
-def tversky(logits: Tensor, labels: Tensor, beta: float = 0.75, smooth: float = 1.0) -> Tensor:
+def tversky(logits: Tensor, labels: Tensor, smooth: float = 1.0) -> Tensor:
     """1 - Tversky index (Salehi et al., 2017), over classes and pixels together, mean over the images.
 
-    `beta` weighs the false positives, 1 - beta the false negatives.
+    The index weighs false positives against false negatives. Over all classes together the two are the same number,
+    what a pixel's true class lacks is in the others: the released weights of 0.75 and 0.25 come to 1.
     """
     p = logits.softmax(1)
     truth = _true_class(logits, labels).to(logits.dtype)
     over = (1, 2, 3)
-    both = (truth * p).sum(over) + smooth
-    false_positive, false_negative = ((1 - truth) * p).sum(over), (truth * (1 - p)).sum(over)
-    return (1 - both / (both + beta * false_positive + (1 - beta) * false_negative)).mean()
+    both, wrong = (truth * p).sum(over) + smooth, ((1 - truth) * p).sum(over)
+    return (1 - both / (both + wrong)).mean()
 
 
 def cosine(logits: Tensor, labels: Tensor) -> Tensor:

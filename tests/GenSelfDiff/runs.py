@@ -127,9 +127,12 @@ def history(run):
 
 
 def assert_same_run(one, other):
-    """Bit by bit."""
+    """Bit by bit, and the same epoch was handed on."""
     ours, theirs = weights(one), weights(other)
     assert ours.keys() == theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in ours.items())
+    best, theirs = (checkpoint.load(Path(run) / "best.pth") for run in (one, other))
+    assert (best["epoch"], best["loss"]) == (theirs["epoch"], theirs["loss"])
+    assert all(torch.equal(v, theirs["model_state_dict"][k]) for k, v in best["model_state_dict"].items())
     pd.testing.assert_frame_equal(history(one), history(other), check_exact=True)
 
 

@@ -67,6 +67,20 @@ def test_the_averaged_network_has_the_latest_statistics(settings):
     assert last["ema_state_dict"]["body.1.num_batches_tracked"] == 6
 
 
+def test_it_is_trained_and_validated_in_the_mode_of_each(settings, monkeypatch):
+    """In every epoch, after a look at the held-out patches too: BatchNorm learns in one and is used in the other."""
+    modes, metrics = [], toy.Stage.validation_metrics
+
+    def watched(stage, model, batch):
+        (norm,) = (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+        modes.append((torch.is_grad_enabled(), norm.training))
+        return metrics(stage, model, batch)
+
+    monkeypatch.setattr(toy.Stage, "validation_metrics", watched)  # which its training loss uses too
+    toy.main(replace(settings, epochs=2, ema=0.0))
+    assert modes == [(False, False), *[(True, True)] * 2, (False, False), *[(True, True)] * 2, (False, False)]
+
+
 def test_it_is_tested_segmented_and_compared(settings, one_entry, tmp_path):
     toy.main(settings)
     common = {"data": settings.data, "minimum_area": 1}

@@ -47,6 +47,33 @@ def test_published_segmentation_checkpoint_gets_names_and_range(tmp_path):
     assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 8, 8)
 
 
+def test_a_published_segmentation_network_is_told_step_0(tmp_path):
+    model, _ = networks.load_segmentation(published(tmp_path / "a.pth", SegNet(8, 2)), CPU)
+    assert model.timestep == 0
+
+
+def test_a_published_segmentation_network_is_none_of_pretraining(tmp_path):
+    """It names no stage: its two or four classes tell."""
+    for classes in (2, 4):
+        path = published(tmp_path / f"{classes}.pth", SegNet(8, classes))
+        with pytest.raises(InputError, match="is of a segmentation network; one of pre-training is needed"):
+            unet_checkpoint.load_pretraining(path)
+
+
+def test_a_parameter_too_many_is_named(tmp_path):
+    state = {**DiffusionNet(8).state_dict(), "net.extra": torch.zeros(1)}
+    with pytest.raises(InputError, match="1 parameters differ, first net.extra"):
+        unet_checkpoint.diffusion_net({"model_state_dict": state}, tmp_path)
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+    checkpoint.save(tmp_path / "new.pth", {"model_state_dict": DiffusionNet(8).state_dict()})
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="was written by a newer version of this project: update the project"):
+        checkpoint.load(tmp_path / "new.pth")
+
+
 def test_a_checkpoint_runs_no_code(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -138,6 +165,11 @@ def test_the_wrong_stage_is_refused(tmp_path):
     pretraining = published(tmp_path / "b.pth", DiffusionNet(8), stage="pretrain")
     with pytest.raises(InputError, match="is of pre-training; a fine-tuned one is needed"):
         networks.load_segmentation(pretraining, CPU)
+
+
+def test_a_file_is_found_whatever_its_name(tmp_path):
+    (tmp_path / "weights.tar").touch()
+    assert checkpoint.find(str(tmp_path / "weights.tar")) == tmp_path / "weights.tar"
 
 
 def test_find_names_the_runs_there_are(tmp_path, monkeypatch):

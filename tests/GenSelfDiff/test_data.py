@@ -67,6 +67,12 @@ def test_an_epoch_holds_every_patch_once_in_a_new_order():
     assert batches(12, 4, 7) == first
 
 
+def test_the_seed_decides_the_order():
+    assert batches(12, 4, 7) != batches(12, 4, 8)
+    order = np.random.default_rng(np.random.SeedSequence((7, 3)).generate_state(1)[0]).permutation(12)
+    assert [i for b in batches(12, 4, 7, epoch=3) for _, i in b] == order.tolist()  # runs of earlier versions go on
+
+
 def test_going_on_in_mid_epoch():
     assert batches(20, 4, 7, first=3) == batches(20, 4, 7)[3:]
 
@@ -83,6 +89,28 @@ def test_processes_share_each_joint_batch():
     assert [sorted(a + b) for a, b in zip(*shares, strict=True)] == [sorted(b) for b in joint]
     held_out = [batches(5, 2, 7, rank=r, world_size=2, shuffle=False) for r in range(2)]
     assert sorted(i for share in held_out for b in share for _, i in b) == list(range(5))
+
+
+def test_a_data_set_smaller_than_a_joint_batch_is_divided_evenly():
+    shares = [batches(5, 8, 0, rank=r, world_size=2) for r in range(2)]
+    assert [len(b) for share in shares for b in share] == [2, 2]
+    with pytest.raises(InputError, match="1 training patches are too few for 2 processes"):
+        batches(1, 8, 0, world_size=2)
+
+
+def test_the_seed_decides_the_augmentation_and_what_is_drawn_later(tiny_data_set):
+    patches = Patches(tiny_data_set / "labelled", labelled=True)
+    one, other = ([PatchDataset([patches], "train", s, finetuning_augmentation())[0, i] for i in range(8)]
+                  for s in (5, 6))  # fmt: skip
+    assert not {item["seed"] for item in one} & {item["seed"] for item in other}
+    assert any(not torch.equal(a["image"], b["image"]) for a, b in zip(one, other, strict=True))
+
+
+def test_augmentation_leaves_the_random_numbers_of_others_alone(tiny_data_set):
+    dataset = PatchDataset([Patches(tiny_data_set / "labelled")], "train", 5, finetuning_augmentation())
+    state = torch.random.get_rng_state()
+    dataset[0, 0]
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_items_depend_on_epoch_and_seed_only(tiny_data_set):
@@ -113,12 +141,14 @@ def test_items_are_small_until_they_are_where_the_network_is(tiny_data_set):
     assert set(to_device({"image": batch["image"]}, CPU, (0.0, 1.0))) == {"image"}
 
 
-def test_many_classes_take_more_than_a_byte(tiny_data_set):
+@pytest.mark.parametrize("classes", [256, 257, 300])
+def test_many_classes_take_more_than_a_byte(tiny_data_set, classes):
     patches = Patches(tiny_data_set / "labelled", labelled=True)
-    label = np.full((16, 16), 299, np.uint16)
+    label = np.full((16, 16), classes - 1, np.uint16)
     Image.fromarray(label).save(tiny_data_set / "labelled" / "labels" / "label_0.png")
-    patches.data_set.classes[:] = [f"class {c}" for c in range(300)]
-    assert PatchDataset([patches], "train", 0)[0, 0]["label"].max() == 299
+    patches.data_set.classes[:] = [f"class {c}" for c in range(classes)]
+    item = PatchDataset([patches], "train", 0)[0, 0]
+    assert item["label"].max() == classes - 1 and (item["label"].dtype == torch.uint8) == (classes == 256)
 
 
 def test_several_data_sets_are_one(tiny_data_set, tmp_path, write_patches):
@@ -127,7 +157,9 @@ def test_several_data_sets_are_one(tiny_data_set, tmp_path, write_patches):
     folders = [Patches(pretraining_folder(root)) for root in (tiny_data_set, tmp_path / "b")]
     both = PatchDataset(folders, "train", 0)
     assert len(both) == 8 + 4
-    assert both[0, 11]["file"].startswith(str(tmp_path / "b"))
+    names = [f"{tiny_data_set}/unlabelled/images/image_{i}.png" for i in range(8)]
+    names += [f"{tmp_path}/b/labelled/images/image_{i}.png" for i in range(4)]  # it has no unlabelled ones
+    assert [both[0, i]["file"] for i in range(12)] == names
 
 
 def test_patches_of_two_sizes_do_not_mix(tiny_data_set, tmp_path, write_patches):
@@ -140,10 +172,47 @@ def test_patches_of_two_sizes_do_not_mix(tiny_data_set, tmp_path, write_patches)
 
 def test_few_labels(tiny_data_set):
     patches = Patches(tiny_data_set / "labelled", labelled=True)
+    first = np.random.RandomState(2023).permutation(2)[0]
     patches.keep_sources(1)
     assert len(patches.select("train")) == 4 and len(patches.select("val")) == 4
+    assert set(patches.index.source[patches.index.split == "train"]) == {("l1", "l2")[first]}
     with pytest.raises(InputError, match="5 labelled images were asked for"):
         patches.keep_sources(5)
+
+
+def test_workers_live_as_long_as_their_loader(tiny_data_set):
+    """Started anew they would import everything at each epoch."""
+    dataset = PatchDataset([Patches(tiny_data_set / "labelled")], "train", 0)
+    for workers in (0, 2):
+        made = loader(dataset, EpochBatches(8, 4, 0, CPU, shuffle=True), workers, CPU)
+        assert (made.num_workers, made.persistent_workers) == (workers, workers > 0)
+
+
+def test_labels_are_not_looked_for_where_none_are_wanted(tiny_data_set):
+    """Pre-training may use the images of labelled patches: whatever is beside them is left alone."""
+    (tiny_data_set / "labelled" / "instances" / "instance_0.png").unlink()
+    patches = Patches(tiny_data_set / "labelled")
+    assert not patches.has_instances and patches.instances(1) is None
+
+
+def test_a_folder_that_does_not_say_its_splits_is_named(tmp_path, capsys):
+    for i in range(3):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"image_{i}.png")
+    PatchDataset([Patches(tmp_path)], "train", 0)
+    assert f"{tmp_path} has no index.csv: split 90/10 by patch" in capsys.readouterr().out
+
+
+def test_a_label_of_another_size_is_named(tiny_data_set):
+    Image.new("L", (16, 24)).save(tiny_data_set / "labelled" / "labels" / "label_3.png")
+    with pytest.raises(InputError, match=r"label of patch 3 in .* is 16x24 pixels; its image is 16x16"):
+        Patches(tiny_data_set / "labelled", labelled=True).check_labels(2)
+
+
+def test_a_negative_class_is_named(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "image_0.png")
+    scipy.io.savemat(tmp_path / "label_patches.mat", {"data": np.full((1, 16, 16), -1, np.int16)})
+    with pytest.raises(InputError, match="holds class -1; with 2 classes, 0 to 1 are allowed"):
+        Patches(tmp_path, labelled=True).check_labels(2)
 
 
 @pytest.fixture
@@ -220,6 +289,7 @@ def test_a_number_of_any_length_in_a_name(released):
         (lambda f: Image.new("L", (16, 16)).save(f / "labels" / "label_99.png"), "index.csv does not know: label_99"),
         (lambda f: (f / "images" / "image_03.png").touch(), "index.csv does not know: image_03.png"),
         (lambda f: (f / "index.csv").write_text("patch,source,x,y,split\na,b,0,0,val\n"), "something else than whole"),
+        (lambda f: (f / "index.csv").write_text("patch,source,x,y,split\n"), "index.csv wants a row a patch"),
         (lambda f: (f / "index.csv").write_text("patch,x\n1,2\n"), "index.csv wants .* patch, source, x, y, split"),
         (lambda f: (f / "index.csv").write_text("patch,source,x,y,split\n0,a,0,0,val\n0,a,0,0,val\n"), "patch 0 twice"),
         (lambda f: (f.parent / "dataset.json").write_text('{"colour": 1}'), "dataset.json is not what preprocess.py"),

@@ -94,6 +94,26 @@ def test_a_changed_patch_makes_a_new_copy(folder):
     assert len(copies(folder)) == 2
 
 
+@pytest.mark.parametrize("what", ["size", "time"])
+def test_a_copy_is_named_by_the_size_and_the_time_of_each_file(folder, what):
+    read(folder, True)
+    before, file = copies(folder), folder / "images" / "image_3.png"
+    time_of_change = file.stat().st_mtime_ns
+    if what == "size":
+        file.write_bytes(file.read_bytes() + b" ")
+        os.utime(file, ns=(time_of_change, time_of_change))
+    else:
+        os.utime(file, ns=(time_of_change, time_of_change + 1))
+    read(folder, True)
+    assert copies(folder)[0] != before[0] and copies(folder)[1:] == before[1:]
+
+
+def test_a_copy_of_another_shape_is_made_again(folder):
+    wanted = read(folder, True)
+    np.save(copies(folder)[0], np.zeros((12, 16, 8, 3), np.uint8))
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(wanted, read(folder, True), strict=True))
+
+
 def test_a_broken_copy_is_made_again(folder):
     wanted = read(folder, True)
     broken = copies(folder)[0]

@@ -31,6 +31,14 @@ def test_forward_process_keeps_the_variance():
     assert torch.allclose(x_t[0], x[0], atol=0.1) and not torch.allclose(x_t[2], x[2], atol=1)
 
 
+def test_a_prediction_in_bfloat16_is_used_in_float32():
+    diffusion, generator = GaussianDiffusion(), torch.Generator().manual_seed(0)
+    predicted, x, noise = (torch.randn(1, 3, 8, 8, generator=generator) for _ in range(3))
+    predicted = predicted.bfloat16()
+    ours = diffusion.p_sample(predicted, x, 500, noise)
+    assert ours.dtype == torch.float32 and torch.equal(ours, diffusion.p_sample(predicted.float(), x, 500, noise))
+
+
 def test_p2_loss_is_one_number_an_image():
     diffusion = GaussianDiffusion()
     t = torch.tensor([10, 900])

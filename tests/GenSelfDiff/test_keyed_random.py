@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from GenSelfDiff import keyed_random
 from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
 
 ALL = 2**64 - 1
@@ -34,6 +35,14 @@ def test_the_generator_is_split_mix():
     expected = np.concatenate((radius * np.cos(angle), radius * np.sin(angle)))
     assert keyed_normal(keys, 2, 3)[1].flatten().numpy() == pytest.approx(expected, abs=1e-5)
     assert keyed_normal(keys, 5)[1].numpy() == pytest.approx(expected[:5], abs=1e-5)
+
+
+def test_the_rarest_bits_give_a_finite_number(monkeypatch):
+    """Where all 32 bits of the radius are 0, once in 4 billion draws, its logarithm must exist."""
+    for bits, largest in ((0, 6.77), (-1, 1e-4)):
+        monkeypatch.setattr(keyed_random, "_bits", lambda keys, _s, n, b=bits: torch.full((len(keys), n), b))
+        x = keyed_normal(KEYS, 4)
+        assert x.isfinite().all() and x.abs().max() <= largest
 
 
 def test_an_image_does_not_depend_on_the_others_in_its_batch():

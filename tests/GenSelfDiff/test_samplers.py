@@ -55,6 +55,19 @@ def test_time_steps_are_distinct_and_run_down_to_zero(schedule, number):
         assert steps == list(range(999, -1, -1))
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_fast_sampling_starts_where_x_0_can_be_predicted(schedule):
+    """At the last step of log SNR near -5.1, or the last at all: the limit is worked out with the paper's schedule."""
+    diffusion = GaussianDiffusion(schedule)
+    log_snr = [diffusion.log_snr(t) for t in range(1000)]
+    wanted = max(log_snr[-1], -5.1)
+    assert time_steps(diffusion, 20)[0] == min(range(1000), key=lambda t: abs(log_snr[t] - wanted))
+
+
+def test_sampling_keeps_nothing_for_gradients(network):
+    assert all(x.is_inference() for _, x in sample(GaussianDiffusion(timesteps=3), network, 8, [0]))
+
+
 def test_time_steps_are_even_in_log_snr(diffusion):
     gaps = [diffusion.log_snr(b) - diffusion.log_snr(a) for a, b in pairwise(time_steps(diffusion, 10))]
     even = (diffusion.log_snr(0) - diffusion.log_snr(999)) / 9
@@ -83,7 +96,7 @@ def test_the_same_with_the_published_thousand_steps(diffusion):
     assert not torch.allclose(last(sample(diffusion, predict, 4, [3, 4], Sampler("ddim", 1000))), ancestral, atol=0.1)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("eta", [0.0, 0.2, 0.7])
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
 @torch.inference_mode()
 def test_ddim_agrees_with_diffusers(network, diffusion, eta, spacing):

@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import pickle
+import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,13 +15,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from GenSelfDiff import checkpoint, networks, training, unet_checkpoint
+from GenSelfDiff import checkpoint, networks, run_folder, training, unet_checkpoint
 from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import Devices
 from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.history import MetricMeans
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
+from GenSelfDiff.run_folder import RunFolder
 from tests.GenSelfDiff.runs import assert_same_run, command, history, start
 from utils_general import InputError
 
@@ -71,6 +76,152 @@ def test_validation_does_not_depend_on_the_batch_size(stage, request, tmp_path):
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
 
 
+def test_of_equal_epochs_the_first_is_the_best(pretraining, capsys):
+    SS_diff.main(replace(pretraining, learning_rate=0.0))
+    assert checkpoint.load(Path(pretraining.run_name) / "best.pth")["epoch"] == 1
+    assert ["(best)" in line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")] == [
+        True, False, False,
+    ]  # fmt: skip
+
+
+def with_losses(monkeypatch, *losses):
+    """Let the epochs of a run have these validation losses; the look before the first is none of them."""
+    real, epochs = training.Trainer._validate, iter(losses)
+
+    def validate(trainer, batches=None):
+        return {**real(trainer, batches), **({} if batches else {"loss": next(epochs)})}
+
+    monkeypatch.setattr(training.Trainer, "_validate", validate)
+
+
+def test_a_later_epoch_has_to_beat_all_before_it(pretraining, monkeypatch):
+    with_losses(monkeypatch, 3.0, 1.0, 2.0, 1.5, 1.0)
+    SS_diff.main(replace(pretraining, epochs=5))
+    best = checkpoint.load(Path(pretraining.run_name) / "best.pth")
+    assert (best["epoch"], best["loss"]) == (2, 1.0)
+
+
+def test_also_those_before_it_was_interrupted(pretraining, monkeypatch):
+    with_losses(monkeypatch, 1.0, 2.0)
+    SS_diff.main(replace(pretraining, epochs=1))
+    SS_diff.main(replace(pretraining, epochs=2))
+    assert checkpoint.load(Path(pretraining.run_name) / "best.pth")["epoch"] == 1
+
+
+def test_held_out_patches_are_looked_at_before_an_epoch_is_spent(pretraining):
+    for i in range(8, 12):
+        file = pretraining.data[0] / "unlabelled" / "images" / f"image_{i}.png"
+        file.write_bytes(file.read_bytes()[:150])
+    with pytest.raises(InputError, match="cannot read image"):
+        SS_diff.main(pretraining)
+    assert not (Path(pretraining.run_name) / "last.pth").exists()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only training steps move, 40 seconds each."""
+    now, real_step = [0.0], training.Trainer._train_step
+
+    def step(trainer, batch):
+        real_step(trainer, batch)
+        now[0] += 40
+
+    monkeypatch.setattr(training.Trainer, "_train_step", step)
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_minutes_between_checkpoints(pretraining, clock, monkeypatch):
+    """Steps of 40 seconds, a checkpoint a minute: after every second step of an epoch of 8."""
+    saved, real_save = [], training.Trainer._save_last
+    monkeypatch.setattr(training.Trainer, "_save_last", lambda t: saved.append((t.epoch, t.step)) or real_save(t))
+    SS_diff.main(replace(pretraining, batch_size=1, epochs=1, save_minutes=1.0))
+    assert saved == [(0, 0), (0, 2), (0, 4), (0, 6), (0, 8), (1, 0)]
+
+
+def test_an_interrupted_epoch_took_the_seconds_of_both_parts(pretraining, clock, monkeypatch):
+    real_step, steps = training.Trainer._train_step, []
+
+    def step_with_signal(trainer, batch):
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real_step(trainer, batch)
+
+    monkeypatch.setattr(training.Trainer, "_train_step", step_with_signal)
+    with pytest.raises(SystemExit):
+        SS_diff.main(pretraining)
+    clock[0] += 10_000  # the night in between
+    SS_diff.main(pretraining)
+    assert pd.read_csv(Path(pretraining.run_name) / "history.csv").seconds.tolist() == [80, 80, 80]
+
+
+def test_curves_are_drawn_fifty_times_and_at_the_end(pretraining, monkeypatch):
+    folder = RunFolder(pretraining.run_name)
+    folder.prepare(fresh=False)
+    drawn = []
+    monkeypatch.setattr(run_folder, "draw_curves", lambda table, *_: drawn.append(len(table)))
+    trainer = SimpleNamespace(folder=folder, stage=SimpleNamespace(name="x"), history=[])
+    for epochs, expected in ((3, [1, 2, 3]), (105, [*range(2, 105, 2), 105])):
+        drawn.clear()
+        for epoch in range(1, epochs + 1):
+            trainer.epoch, trainer.history = epoch, [{"epoch": 1}] * epoch
+            trainer.settings = replace(pretraining, epochs=epochs)
+            training.Trainer._write_history(trainer)
+        assert drawn == expected
+
+
+def test_pictures_show_the_network_that_is_handed_on(pretraining, monkeypatch):
+    shown = []
+    monkeypatch.setattr(SS_diff.NoisePrediction, "after_epoch", lambda _s, model, *_: shown.append(model))
+    SS_diff.main(replace(pretraining, ema=0.9, epochs=1, learning_rate=0.01))
+    best = checkpoint.load(Path(pretraining.run_name) / "best.pth")["model_state_dict"]
+    assert all(torch.equal(v, best[k]) for k, v in shown[0].state_dict().items()) and not shown[0].training
+
+
+def test_the_mean_of_the_weights_counts_the_steps_of_all_epochs(pretraining, monkeypatch):
+    counted = []
+    monkeypatch.setattr(training.AveragedWeights, "update", lambda _mean, steps: counted.append(steps))
+    SS_diff.main(replace(pretraining, epochs=2, ema=0.5))
+    assert counted == [0, 1, 2, 3]
+
+
+def test_losses_are_told_by_quarter_of_the_steps(pretraining):
+    stage = SS_diff.NoisePrediction(replace(pretraining, timesteps=8), 16, torch.device("cpu"))
+    sums = stage._metrics(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([0, 1, 3, 4, 7]))
+    assert [(float(total), int(count)) for total, count in sums.values()] == [
+        (15, 5), (8 * 15, 5), (1 + 2, 2), (3, 1), (4, 1), (5, 1),
+    ]  # fmt: skip
+
+
+def test_dice_by_hand():
+    """Of three true pixels of two classes two are found, one as the other class; one more is invented."""
+    predicted, labels = torch.tensor([[[1, 1, 2, 0, 0]]]), torch.tensor([[[1, 2, 2, 0, 0]]])
+    predicted[0, 0, 3] = 1
+    logits = torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1).float()
+    assert [int(part) for part in Diff_Seg._dice(logits, labels)] == [2 * 2, 4 + 3]
+
+
+def test_what_was_not_counted_has_no_mean():
+    """As a quarter of the steps that no patch of the epoch has drawn."""
+    means = MetricMeans({"loss": [6.0, 3.0], "quarter_1": [0.0, 0.0]}).means(Devices(torch.device("cpu")))
+    assert means["loss"] == 2 and math.isnan(means["quarter_1"])
+
+
+def test_a_killed_runs_half_files_are_removed(pretraining):
+    left = Path(pretraining.run_name) / ".last.pth.77.unfinished"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    SS_diff.main(replace(pretraining, epochs=1))
+    assert not left.exists()
+
+
+def test_another_stage_is_refused(pretraining, finetuning):
+    SS_diff.main(replace(pretraining, epochs=1))
+    with pytest.raises(InputError, match="is of another stage; choose another --run-name"):
+        Diff_Seg.main(replace(finetuning, run_name=pretraining.run_name))
+
+
 def test_stopping_after_an_epoch_and_going_on_changes_nothing(pretraining, tmp_path, capsys):
     SS_diff.main(pretraining)
     first = tmp_path / "first"
@@ -113,6 +264,9 @@ def test_changed_settings_are_refused_by_name(pretraining):
         ({"learning_rate": math.nan}, "--learning-rate is nan"),
         ({"workers": -1}, "--workers is -1"),
         ({"dim": 12}, "--dim is 12: a multiple of 8 is needed"),
+        ({"dim": 0}, "--dim is 0: a multiple of 8 is needed"),
+        ({"save_minutes": -1.0}, "--save-minutes is -1.0: 0 or more is needed"),
+        ({"betas": (0.9, 1.0)}, r"--betas are \(0.9, 1.0\)"),
         ({"betas": (0.9, 1.5)}, r"--betas are \(0.9, 1.5\)"),
         ({"input_range": (1.0, 1.0)}, "--input-range is 1.0 to 1.0"),
         ({"run_name": ""}, "--run-name is empty"),

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from GenSelfDiff import unet
 from GenSelfDiff.unet import DiffusionNet, SegNet, initialise
 
 
@@ -47,6 +48,27 @@ def test_every_parameter_learns():
     model = DiffusionNet(8)
     model(torch.randn(1, 3, 16, 16), torch.tensor([3])).square().mean().backward()
     assert [k for k, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+
+
+@pytest.mark.parametrize(("large", "checkpointing", "recomputed"), [(2**22, False, 0), (1, False, 8), (1, True, 33)])
+def test_what_is_computed_again_in_the_backward_pass(monkeypatch, large, checkpointing, recomputed):
+    """Nothing; for large images the 8 attentions; if wanted each of the 25 parts too."""
+    calls, real = [], unet.checkpoint
+    monkeypatch.setattr(unet, "LARGE", large)
+    monkeypatch.setattr(unet, "checkpoint", lambda *given, **named: calls.append(1) or real(*given, **named))
+    model, x, t = DiffusionNet(8), torch.randn(1, 3, 8, 8), torch.tensor([3])
+    model.net.checkpoint_activations |= checkpointing
+    with torch.no_grad():
+        model(x, t)
+    assert not calls
+    model(x, t)
+    assert len(calls) == recomputed
+
+
+def test_weights_lie_channels_last():
+    """Else each convolution would have them rearranged at every step."""
+    kernels = [p for p in DiffusionNet(8).parameters() if p.ndim == 4 and p.shape[2:].numel() > 1]
+    assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

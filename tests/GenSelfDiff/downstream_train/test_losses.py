@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from GenSelfDiff.downstream_train.losses import LOSSES, focal, segmentation_loss, structural_similarity
+from GenSelfDiff.downstream_train.losses import LOSSES, focal, segmentation_loss, structural_similarity, tversky
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -45,6 +45,19 @@ def test_focal_by_hand():
     logits = torch.tensor([0.0, math.log(3)]).reshape(1, 2, 1, 1)  # probabilities 1/4 and 3/4
     expected = -(0.75**2) * math.log(0.25)
     assert focal(logits, torch.zeros(1, 1, 1, dtype=torch.long)).item() == pytest.approx(expected)
+
+
+def test_tversky_is_one_minus_the_share_that_is_right():
+    """Over all classes together each pixel's false positive is another's false negative: any beta gives this."""
+    generator = torch.Generator().manual_seed(3)
+    logits, labels = torch.randn(2, 4, 5, 6, generator=generator), torch.randint(4, (2, 5, 6), generator=generator)
+    p = logits.softmax(1).double()
+    one_hot = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1)
+    right = (p * one_hot).sum((1, 2, 3))
+    false_positive, false_negative = (((1 - a) * b).sum((1, 2, 3)) for a, b in ((one_hot, p), (p, one_hot)))
+    for beta in (0, 0.25, 0.75, 1):
+        index = (right + 1) / (right + 1 + beta * false_positive + (1 - beta) * false_negative)
+        assert tversky(logits, labels).item() == pytest.approx((1 - index).mean().item(), rel=1e-5)
 
 
 def structural_similarity_in_words(p, labels, per_pixel):

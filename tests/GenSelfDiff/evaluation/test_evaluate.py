@@ -86,6 +86,17 @@ def test_splits_are_reported_apart_and_together(tiny_data_set):
     assert result.loc[(BY_IMAGE, "Dice")].tolist() == [1, 0, 0.5]
     assert result.loc[(AS_PUBLISHED, "Jaccard_score")].tolist() == [1, 0, 0.5]
     assert result.loc[(POOLED_INSTANCES, "RQ")].tolist() == pytest.approx([1, 0, 2 / 3])
+    assert result.loc[(POOLED, "Dice")].tolist() == pytest.approx([1, 0, pooled_dice(evaluation.matrices)])
+    for split, right in (("testA", True), ("testB", False)):  # the sums of each split are of its own image
+        matrix, counts = evaluation.matrices[split], evaluation.counts[split]
+        assert matrix.sum() == 32 * 32 and (matrix[0, 1] == 0) and (matrix[1, 0] == 0) == right
+        assert counts[0, 4] == 4 and counts[0, 2] == (4 if right else 0)  # true objects, matched pairs
+
+
+def pooled_dice(matrices):
+    """Of class 1, over the pixels of all splits."""
+    together = sum(matrices.values())
+    return 2 * together[1, 1] / (together[1].sum() + together[:, 1].sum())
 
 
 def test_three_classes_are_named(tiny_data_set):

@@ -66,6 +66,12 @@ def test_published_metrics_of_absent_classes_are_one():
     assert (metrics["Hausdorff_distance"] == 0).all()
 
 
+def test_published_specificity_of_a_class_everywhere_is_one():
+    everywhere = np.ones((4, 4), int)
+    assert published(everywhere, everywhere, 2)["specificity"].tolist() == [1]
+    assert published(everywhere, 0 * everywhere, 2)["specificity"].tolist() == [1]
+
+
 def test_published_aji_by_hand():
     """Class 2 is missed (its 2 pixels enter the union), class 3 is predicted where nothing is (its 1 pixel too)."""
     truth = np.array([[1, 1, 1, 0], [2, 2, 0, 0]])

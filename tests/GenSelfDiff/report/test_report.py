@@ -86,6 +86,21 @@ def test_everything_is_beside_the_page(tested):
     assert summary["seconds"]["all"] > summary["seconds"]["pictures"] > 0
 
 
+def test_the_charts_show_the_sums_of_all_splits(tested, monkeypatch, tmp_path):
+    """The confusion matrix as drawn: the pixels of five images of three splits, 32 by 32 each."""
+    drawn, settings = [], InstanceSettings(minimum_area=1)
+    monkeypatch.setattr(report.charts, "draw_confusion_matrix", lambda matrix, *_: drawn.append(matrix))
+    monkeypatch.setattr(report.charts, "save_png", lambda *_: None)
+    monkeypatch.setattr(report, "draw_examples", lambda *_: [])
+    monkeypatch.setattr(report, "write_page", lambda *_: None)
+    scores = [s for _, s in evaluate(tested.method.predict, tested.patches, tested.method.classes, settings)]
+    evaluation = Evaluation.of(scores, tested.patches, tested.method.classes, settings)
+    facts = Facts(name="", evaluation=evaluation, patches=tested.patches, settings={}, stages=[], seconds={})
+    report.draw_report(tmp_path, facts)
+    assert len(evaluation.matrices) == 3 and (drawn[0] == sum(s.matrix for s in scores)).all()
+    assert drawn[0].sum() == 5 * 32 * 32
+
+
 def test_the_tables_agree_in_all_forms(tested, parsed):
     table = pd.read_csv(tested.folder / "table.csv", index_col=[0, 1])
     markdown = (tested.folder / "table.md").read_text()
