@@ -216,10 +216,14 @@ def main(settings: Settings) -> None:
     first, rest = plan(cases, sizes, memory_sizes, settings.rounds)
     with replace_folder(settings.output, "measurements.csv", settings.overwrite) as folder:
         measurements = Measurements(settings, device, budget, folder)
-        measurements.run(first)
-        loader = loader_rates(settings.data, settings.loader_seconds, settings.quick, budget.left, folder)
+        loader = loader_rates(settings.data, 0, settings.quick, budget.left, folder)  # no rows yet
+        try:
+            measurements.run(first)
+            loader = loader_rates(settings.data, settings.loader_seconds, settings.quick, budget.left, folder)
+            measurements.run(rest)
+        except KeyboardInterrupt:
+            print("stopped: the tables hold what was measured until now")
         loader.to_csv(folder / "loader.csv", index=False)
-        measurements.run(rest)
         measurements.note_what_is_missing(first + rest)
         table = summarise(pd.DataFrame(measurements.rows), [case.name for case in cases])
         table.to_csv(folder / "training.csv", index=False)

@@ -35,6 +35,8 @@ def loader_rates(data: Path, seconds: float, quick: bool, left: Callable[[], flo
         patches = make_data_set(Path(temporary) / "data", count, data)
         size = DataSet.read(patches.parent).patch_size
         for cache, number in itertools.product((False, True), workers):
+            if left() < ENOUGH:
+                break
             case = Case(stage="pretrain", recipe="paper", patches=count, cache=cache, workers=number)
             try:
                 said = {"images_per_second": in_new_process(measure, patches, case, settings)["patches/s"]}

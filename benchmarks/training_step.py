@@ -41,7 +41,7 @@ def training_step(job: Job) -> Callable[[], None]:
     module, loss = NETWORKS[job.network](job)
     module.to(device)
     graph = GRAPH in job.switches
-    adam = {"fused": "fused" in job.switches, "foreach": False, "capturable": graph}
+    adam = {"fused": "fused" in job.switches, "capturable": graph}
     # The peers': as PyTorch picks it
     optimizer = torch.optim.Adam(module.parameters(), 1e-4, **adam if job.network == "GenSelfDiff" else {})
     images = torch.rand(job.batch, 3, job.size, job.size, device=device) * 2 - 1

@@ -4,13 +4,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from GenSelfDiff.diffusion import GaussianDiffusion, beta_schedule
 from GenSelfDiff.samplers import Sampler, ddim, dpm_solver, sample, time_steps
 from GenSelfDiff.unet import DiffusionNet
 from utils_general import InputError
 
+diffusers = pytest.importorskip("diffusers")  # of requirements-dev.txt
 SCHEDULES = ["quadratic", "linear", "cosine", "sigmoid"]
 
 
@@ -100,7 +100,7 @@ def test_the_same_with_the_published_thousand_steps(diffusion):
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
 @torch.inference_mode()
 def test_ddim_agrees_with_diffusers(network, diffusion, eta, spacing):
-    theirs = DDIMScheduler(
+    theirs = diffusers.DDIMScheduler(
         trained_betas=beta_schedule("quadratic", 1000).numpy(), clip_sample=False, timestep_spacing=spacing
     )
     theirs.set_timesteps(10)
@@ -118,7 +118,7 @@ def test_ddim_agrees_with_diffusers(network, diffusion, eta, spacing):
 @pytest.mark.parametrize("steps", [1, 2, 10, 20])
 @torch.inference_mode()
 def test_dpm_solver_agrees_with_diffusers(network, diffusion, steps):
-    theirs = DPMSolverMultistepScheduler(
+    theirs = diffusers.DPMSolverMultistepScheduler(
         trained_betas=beta_schedule("quadratic", 1000).numpy(), solver_order=2, algorithm_type="dpmsolver++",
         solver_type="midpoint", final_sigmas_type="zero",
     )  # fmt: skip
