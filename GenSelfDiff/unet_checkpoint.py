@@ -1,5 +1,6 @@
 """What belongs to the U-Net in a checkpoint: building it again, the published layout, handing its weights on."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +16,7 @@ from utils_general import MOST_CLASSES, InputError
 HEAD = "net.final_conv."  # what fine-tuning starts anew, as published: the last block and the last convolution
 LAST_CONVOLUTION = f"{HEAD}1.weight"
 FIRST_BLOCK = "net.downs.0.0.block1.proj.weight"  # as wide as the network's name says
-WIDEST = 512  # of `dim`: its network has two billion parameters
+WIDEST = 4096  # of `dim`: that network would have 150 billion parameters
 SETTINGS = {
     "timestep": whole(0, 10**6),
     "timesteps": whole(1, 10**6),
@@ -31,14 +32,28 @@ def dim_of(state: dict[str, Tensor], path: Path) -> int:
     """
     dim = _matrix(state, FIRST_BLOCK, path).shape[0]
     if dim % 8 or not 8 <= dim <= WIDEST:
-        raise InputError(f"{path} does not fit the network: its width is {dim}, no multiple of 8 to {WIDEST}")
+        raise InputError(f"{path} does not fit the network: its width is {dim}, no multiple of 8 up to {WIDEST}")
+    wanted = _shapes(lambda: DiffusionNet(dim))
+    _check_fit({k: v for k, v in wanted.items() if k in state and not k.startswith(HEAD)}, state, path)
     return dim
+
+
+def _shapes(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """The parameters of a network, without memory for their values."""
+    with torch.device("meta"):
+        return build().state_dict()
 
 
 def _matrix(state: dict[str, Tensor], name: str, path: Path) -> Tensor:
     if name not in state or state[name].ndim < 2:
         raise InputError(f"{path} does not fit the network: it has no {name}")
     return state[name]
+
+
+def _check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
+    """`InputError` names the first of the tensors `wanted` that `state` has not, or of another shape."""
+    if wrong := [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]:
+        raise InputError(f"{path} does not fit the network: {len(wrong)} parameters differ, first {wrong[0]}")
 
 
 def diffusion_start(loaded: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -51,15 +66,16 @@ def _check_diffusion(loaded: dict[str, Any], path: Path) -> None:
     outputs = _matrix(loaded["model_state_dict"], LAST_CONVOLUTION, path).shape[0]
     if loaded.get("stage", "pretrain") != "pretrain" or outputs != 3:
         raise InputError(f"{path} is of a segmentation network; one of pre-training is needed here")
-    check_fields(loaded.get("settings", {}), SETTINGS, f"{path}, settings,")
 
 
 def load_diffusion(path: Path, device: torch.device) -> tuple[DiffusionNet, dict[str, Any]]:
     """The noise network of a pre-training checkpoint, ready to draw images, and the checkpoint."""
     loaded = checkpoint.load(path)
     _check_diffusion(loaded, path)
+    check_fields(loaded.get("settings", {}), SETTINGS, f"{path}, settings,")
     state = loaded["model_state_dict"]
-    return _fill(DiffusionNet(dim_of(state, path)), state, path).to(device).eval(), loaded
+    dim = dim_of(state, path)
+    return _fill(lambda: DiffusionNet(dim), state, path).to(device).eval(), loaded
 
 
 def published_facts(loaded: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -75,28 +91,23 @@ def published_facts(loaded: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def segmentation_net(loaded: dict[str, Any], path: Path) -> SegNet:
     """The segmentation network of a fine-tuning checkpoint."""
-    state, settings = loaded["model_state_dict"], loaded["settings"]
-    classes = len(_matrix(state, LAST_CONVOLUTION, path))
+    state = loaded["model_state_dict"]
+    classes, dim = len(_matrix(state, LAST_CONVOLUTION, path)), dim_of(state, path)
+    if classes != len(loaded["classes"]):
+        raise InputError(f"{path} names {len(loaded['classes'])} classes; its network tells {classes} apart")
     if not 2 <= classes <= MOST_CLASSES:
         raise InputError(f"{path} tells {classes} classes apart; 2 to {MOST_CLASSES} are possible")
-    if len(loaded["classes"]) != classes:
-        raise InputError(f"{path} names {len(loaded['classes'])} classes; its network tells {classes} apart")
-    check_fields(settings, SETTINGS, f"{path}, settings,")
-    return _fill(SegNet(dim_of(state, path), classes, settings.get("timestep", 0)), state, path)
+    check_fields(loaded["settings"], SETTINGS, f"{path}, settings,")
+    return _fill(lambda: SegNet(dim, classes, loaded["settings"].get("timestep", 0)), state, path)
 
 
-def _check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
-    """`InputError` names the first of the tensors `wanted` that `state` has not, or of another shape."""
-    if wrong := [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]:
-        raise InputError(f"{path} does not fit the network: {len(wrong)} parameters differ, first {wrong[0]}")
-
-
-def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
-    """Load all parameters; `InputError` says which do not fit."""
-    wanted = model.state_dict()
+def _fill(build: Callable[[], nn.Module], state: dict[str, Tensor], path: Path) -> nn.Module:
+    """A network with all these parameters; `InputError` says which do not fit."""
+    wanted = _shapes(build)
     _check_fit(wanted, state, path)
     if more := [k for k in state if k not in wanted]:
         raise InputError(f"{path} does not fit the network: it has {len(more)} parameters more, first {more[0]}")
+    model = build()
     model.load_state_dict(state)
     return model
 

@@ -221,7 +221,7 @@ def test_every_field_is_as_wanted_or_named(tmp_path, state, field):
     content = whole(state)
     content.pop(field, None)
     torch.save(content, tmp_path / "a.pth")
-    assert segments(tmp_path / "a.pth") == (field not in ("epoch", "loss", "model_state_dict"))
+    assert segments(tmp_path / "a.pth") == (field not in ("epoch", "loss", "model_state_dict", "classes", "settings"))
 
 
 @pytest.mark.parametrize("name", ["input_range", "timestep"])

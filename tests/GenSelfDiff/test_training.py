@@ -405,6 +405,25 @@ def test_finetuning_needs_a_loss(finetuning):
         Diff_Seg.main(replace(finetuning, losses=()))
 
 
+@pytest.mark.parametrize("damage", ["missing", "another network", "no optimiser"])
+def test_a_last_checkpoint_that_does_not_fit_is_one_line(pretraining, damage):
+    SS_diff.main(replace(pretraining, epochs=1))
+    path = Path(pretraining.run_name) / "last.pth"
+    last = checkpoint.load(path)
+    if damage == "missing":
+        del last["step"]
+    elif damage == "another network":
+        last["model_state_dict"].popitem()
+    else:
+        last["optimizer_state_dict"] = {"state": {}, "param_groups": "none"}
+    checkpoint.save(path, last)
+    with pytest.raises(
+        InputError, match=r"last.pth (holds no 'step'|does not fit).* start over with --fresh"
+    ) as raised:
+        SS_diff.main(pretraining)
+    assert "\n" not in str(raised.value)
+
+
 def test_fresh_starts_over(pretraining):
     SS_diff.main(replace(pretraining, sample_every=3, timesteps=20))
     SS_diff.main(replace(pretraining, fresh=True, epochs=1, learning_rate=0.5e-3))
