@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from GenSelfDiff import checkpoint
+from GenSelfDiff.devices import Devices
 from GenSelfDiff.history import TensorBoard, draw_curves
 from output_folder import LOCK, UNFINISHED_FILES, FolderLock
 from utils_general import SNAPSHOTS, InputError, read_json, replace_file, write_json
@@ -30,6 +31,17 @@ class RunFolder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def prepare_for_all(self, fresh: bool, devices: Devices) -> None:
+        """`prepare` by the main process of a job, for all; where it cannot, all end with its error."""
+        failure = None
+        if devices.main:
+            try:
+                self.prepare(fresh)
+            except (InputError, OSError) as error:
+                failure = error
+        if failure := devices.gather(failure)[0]:
+            raise failure
 
     def prepare(self, fresh: bool) -> None:
         """Take hold of it until `release`, or the end of this process; remove what a killed run left half.

@@ -426,19 +426,9 @@ class Trainer:
 
 
 def prepare_run(settings: TrainingSettings, devices: Devices) -> None:
-    """Check, before anything is loaded, that the precision is possible and the run's folder can be used.
-
-    The main process of a job takes hold of the folder for all; where it cannot, all end.
-    """
+    """Check, before anything is loaded, that the precision is possible and the run's folder can be used."""
     check_precision(settings.precision, devices.device)
-    failure = None
-    if devices.main:
-        try:
-            RunFolder(settings.run_name).prepare(settings.fresh)
-        except (InputError, OSError) as error:
-            failure = error
-    if failure := devices.gather(failure)[0]:
-        raise failure
+    RunFolder(settings.run_name).prepare_for_all(settings.fresh, devices)
 
 
 def save_memory(model: nn.Module, wanted: bool) -> None:
