@@ -1,4 +1,4 @@
-"""Which networks there are: how that of a checkpoint is built again, by the name of the stage that trained it.
+"""Which trained methods there are, by the name of the stage that trains them: what becomes of their checkpoints.
 
 A new method adds one entry to `METHODS`, and changes nothing else here.
 """
@@ -8,27 +8,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from GenSelfDiff import checkpoint
+from GenSelfDiff import checkpoint, unet_checkpoint
 from utils_general import InputError
 
 
-class Method(NamedTuple):
-    """What is to be known of a trained method."""
+class Start(NamedTuple):
+    """What a pre-training hands over to the segmentation network."""
 
-    build: str
-    """"module:function" of (checkpoint, its path) -> the network with the checkpoint's weights; imported when needed"""
-    segments: bool
-    """whether that network takes images (B, 3, H, W), in the "input_range" of the checkpoint's settings, to logits
-    (B, C, H, W) of the checkpoint's "classes" """
+    weights: dict[str, Tensor]
+    """by the names of `SegNet`'s parameters; what is missing is left new"""
+    new: tuple[str, ...]
+    """prefixes of the names that are left new: all that is missing begins with one of them"""
 
 
-METHODS: dict[str, Method] = {
-    "pretrain": Method("GenSelfDiff.unet_checkpoint:diffusion_net", segments=False),
-    "finetune": Method("GenSelfDiff.unet_checkpoint:segmentation_net", segments=True),
+class TrainedMethod(NamedTuple):
+    """What the checkpoints of a stage are good for: functions as "module:function", imported when needed."""
+
+    segments: str | None = None
+    """(checkpoint, its path) -> the network with the checkpoint's weights, which takes images (B, 3, H, W), in the
+    "input_range" of the checkpoint's settings, to logits (B, C, H, W) of the checkpoint's "classes" """
+    starts: str | None = None
+    """(checkpoint, its path) -> `Start`: what Diff_Seg.py begins with"""
+
+
+METHODS: dict[str, TrainedMethod] = {
+    "pretrain": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:diffusion_start"),
+    "finetune": TrainedMethod(segments="GenSelfDiff.unet_checkpoint:segmentation_net"),
 }
-"""By the name of the stage that trains the network."""
 
 
 def load_segmentation(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
@@ -37,11 +45,31 @@ def load_segmentation(path: Path, device: torch.device) -> tuple[nn.Module, dict
     A published file names no stage: it is taken for a fine-tuned U-Net. Raises `InputError` where it segments nothing.
     """
     loaded = checkpoint.load(path)
-    stage = loaded.get("stage", "finetune")
+    if "stage" not in loaded:
+        loaded |= unet_checkpoint.published_facts(loaded, path)
+    network = _method(loaded, path, "finetune").segments
+    if network is None:
+        stage = "" if loaded["stage"] == "pretrain" else f" ({loaded['stage']})"
+        raise InputError(f"{path} is of pre-training{stage}; a fine-tuned one is needed here: run Diff_Seg.py first")
+    return _function(network)(loaded, path).to(device).eval(), loaded
+
+
+def load_start(path: Path) -> Start:
+    """What the pre-training of a checkpoint hands over; a published file is taken for one of a diffusion model."""
+    loaded = checkpoint.load(path)
+    start = _method(loaded, path, "pretrain").starts
+    if start is None:
+        raise InputError(f"{path} is of a segmentation network; one of pre-training is needed here")
+    return Start(*_function(start)(loaded, path))
+
+
+def _method(loaded: dict[str, Any], path: Path, published: str) -> TrainedMethod:
+    stage = loaded.get("stage", published)
     if stage not in METHODS:
         raise InputError(f"{path} is of a stage {stage!r}; known are {', '.join(METHODS)}: update the project")
-    if not METHODS[stage].segments:
-        raise InputError(f"{path} is of pre-training; a fine-tuned one is needed here: run Diff_Seg.py first")
-    module, _, function = METHODS[stage].build.partition(":")
-    network = getattr(importlib.import_module(module), function)(loaded, path)
-    return network.to(device).eval(), loaded
+    return METHODS[stage]
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)

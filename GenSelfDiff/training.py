@@ -22,10 +22,20 @@ from GenSelfDiff.settings import TrainingSettings
 from utils_general import InputError, plain
 
 LOOK_EVERY = {"cpu": 1, "cuda": 20}  # steps; on a GPU looking at the loss means waiting for it
+SLOW_SAVING = 1.0  # seconds; what takes longer to write is not written after each of many short epochs ...
+SAVING_SHARE = 0.1  # ... but may take this part of the time
+DRAW_EVERY = 30.0  # seconds between two drawings of the curves
 
 
 class Stage(Protocol):
-    """What a method adds to the loop: how a batch becomes a loss, and metrics."""
+    """What a method adds to the loop: how a batch becomes a loss, and metrics.
+
+    A batch holds image, float32 (B, 3, H, W) in the input range, label, int64 (B, H, W) where the patches have
+    labels, seed int64 (B,), all on the device, and file, a list of B names. The model is called with tensors in their
+    order. What is random comes from the seeds alone (`GenSelfDiff.keyed_random`): a generator's state, say that of a
+    Dropout, is not kept, and a run that goes on would differ. Metrics are sums and counts that stay on the device:
+    nothing may ask for their values.
+    """
 
     name: str
     """under which `GenSelfDiff.networks` knows how to build the network of a checkpoint again"""
@@ -115,6 +125,10 @@ class Trainer:
         self.seconds = 0.0  # spent in this epoch before it was interrupted
         self.unchecked: list[tuple[Tensor, list[str]]] = []  # losses that were not looked at yet, and their files
         self.started = self.saved = time.monotonic()
+        self.saving = 0.0  # seconds that last.pth took to write
+        self.drawn = -math.inf
+        self.stop = StopRequest()
+        self.board: TensorBoard | None = None
 
     def _prepare_network(self) -> None:
         """The network where it computes, as the training step calls it, and the one that is validated and handed on."""
@@ -150,7 +164,7 @@ class Trainer:
             for patches in (*self.training.folders, *self.validation.folders):
                 read_decoded(patches, self.settings.workers)
         try:
-            with StopRequest() as self.stop, dead_workers_explained():
+            with self.stop, dead_workers_explained():
                 self._begin(going_on)
                 while self.epoch < self.settings.epochs:
                     self._train_one_epoch()
@@ -194,7 +208,6 @@ class Trainer:
     def _train_one_epoch(self) -> None:
         """The rest of the epoch, from `self.step` on."""
         self.started = time.monotonic() - self.seconds
-        self.saved = time.monotonic()
         self.batches.epoch, self.batches.first = self.epoch, self.step
         look_every = LOOK_EVERY[self.devices.device.type]
         bar = tqdm(
@@ -261,7 +274,7 @@ class Trainer:
     def _not_finite(self, what: str, where: str = "") -> None:
         raise InputError(
             f"{what} of epoch {self.epoch + 1}{where}; the last good checkpoint is {self.folder.last}; "
-            "try a lower learning rate or float32"
+            "start another run, with a lower learning rate or in float32"
         )
 
     def _finish_epoch(self) -> None:
@@ -273,6 +286,8 @@ class Trainer:
         row |= {f"val_{name}": value for name, value in self._validate().items()}
         row |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 3)}
         loss = row.get("val_loss", row["train_loss"])
+        if not math.isfinite(loss):
+            self._not_finite(f"the validation loss is {loss} after step {self.step}")
         best = "val_loss" not in row or loss < self.best_loss
         self.epoch, self.step, self.seconds, self.metrics = self.epoch + 1, 0, 0.0, MetricMeans()
         self.history.append(row)
@@ -282,10 +297,12 @@ class Trainer:
             if best:
                 checkpoint.save(self.folder.best, self._content(self.handed_on, loss))
             self._write_history()
-        self._save_last()
+        if self._worth_saving():
+            self._save_last()
         if self.devices.main:
             self._tell(row, best)
         if self.epoch < self.settings.epochs and (number := self.devices.largest(self.stop.signal)[0]):
+            self._save_last()
             self._leave(number)
 
     def _tell(self, row: dict[str, float], best: bool) -> None:
@@ -297,10 +314,18 @@ class Trainer:
         if self.settings.tensorboard:
             self.board.add(row, self.folder.path / f"sample_epoch_{self.epoch}.png")
 
+    def _worth_saving(self) -> bool:
+        """Whether last.pth is written after this epoch: large ones of short epochs would take most of the time."""
+        since = time.monotonic() - self.saved
+        quick = self.saving < SLOW_SAVING or self.saving < SAVING_SHARE * since
+        due = quick or since > 60 * self.settings.save_minutes or self.epoch == self.settings.epochs
+        return bool(self.devices.largest(due)[0])
+
     def _write_history(self) -> None:
-        """Curves are drawn 50 times in a run, and at its end: drawing takes longer than a short epoch."""
-        draw = self.epoch == self.settings.epochs or self.epoch % max(1, self.settings.epochs // 50) == 0
+        """Curves are drawn now and then, and at the end: drawing takes longer than a short epoch."""
+        draw = self.epoch == self.settings.epochs or time.monotonic() - self.drawn > DRAW_EVERY
         self.folder.write_history(self.history, self.stage.name, draw)
+        self.drawn = time.monotonic() if draw else self.drawn
 
     @torch.no_grad()
     def _validate(self, batches: int | None = None) -> dict[str, float]:
@@ -323,7 +348,6 @@ class Trainer:
         if due or number:
             self.seconds = time.monotonic() - self.started
             self._save_last()
-            self.saved = time.monotonic()
         if number:
             self._leave(number)
 
@@ -352,6 +376,7 @@ class Trainer:
     def _save_last(self) -> None:
         """Write last.pth. Every random number comes from seed, epoch and patch: this is the whole state of a run."""
         self._check_finite_weights()
+        self.saved = time.monotonic()
         sums = self.metrics.over_processes(self.devices)
         if not self.devices.main:
             return
@@ -369,6 +394,7 @@ class Trainer:
         if self.average:
             state["ema_state_dict"] = self.average.model.state_dict()
         checkpoint.save(self.folder.last, {**self._content(self.model, loss), **state})
+        self.saving = time.monotonic() - self.saved
 
     def _fingerprints(self) -> list[str]:
         return [self.training.fingerprint(), self.validation.fingerprint()]

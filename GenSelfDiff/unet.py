@@ -113,10 +113,14 @@ class LinearAttention(nn.Module):
         q, k, v = (F.conv2d(x, w).permute(0, 2, 3, 1).flatten(1, 2) for w in weights)  # (B, HW, heads head_dim)
         # The dtype keeps autocast from going to float32 here and back: softmax adds up in float32 in any case.
         q = q.unflatten(-1, (self.heads, -1)).softmax(dim=-1, dtype=q.dtype).flatten(2)
-        k = k.softmax(dim=1, dtype=k.dtype)
+        # A softmax over the pixels, divided by its sum when it is a small matrix: PyTorch's own, along a dimension that
+        # is not the last one, goes through the pixels one by one on a GPU. `exp_` is none of autocast's operations.
+        k = (k - k.detach().amax(dim=1, keepdim=True)).exp_()
+        sums = k.sum(dim=1, keepdim=True, dtype=torch.float32)
         projection, norm = self.to_out
-        of_each_head = (part.chunk(self.heads, dim=-1) for part in (projection.weight.flatten(1), v, k))
-        context = [w @ (v.mT @ k) for w, v, k in zip(*of_each_head, strict=True)]  # (B, dim, head_dim) each
+        of_each_head = (part.chunk(self.heads, dim=-1) for part in (projection.weight.flatten(1), v, k, sums))
+        # (B, dim, head_dim) each
+        context = [w @ (v.mT @ k / sums).to(w.dtype) for w, v, k, sums in zip(*of_each_head, strict=True)]
         out = q @ torch.cat(context, dim=-1).mul(self.scale).mT + projection.bias.to(q.dtype)  # (B, HW, dim)
         return norm(out.unflatten(1, (height, width)).permute(0, 3, 1, 2))
 

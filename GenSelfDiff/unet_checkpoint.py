@@ -10,52 +10,58 @@ from GenSelfDiff import checkpoint
 from GenSelfDiff.unet import DiffusionNet, SegNet
 from utils_general import InputError
 
-HEAD = "net.final_conv."  # what fine-tuning starts anew, as published
-LAST_CONVOLUTION = "net.final_conv.1.weight"
+HEAD = "net.final_conv."  # what fine-tuning starts anew, as published: the last block and the last convolution
+LAST_CONVOLUTION = f"{HEAD}1.weight"
+FIRST_BLOCK = "net.downs.0.0.block1.proj.weight"  # as wide as the network's name says
 
 
 def dim_of(state: dict[str, Tensor], path: Path) -> int:
-    """The width `dim` of the network whose parameters these are; `InputError` where it is no such U-Net."""
-    return _last_convolution(state, path).shape[1]
+    """The width `dim` of the network that these parameters are of; `InputError` where it is no such U-Net."""
+    return _matrix(state, FIRST_BLOCK, path).shape[0]
 
 
-def _last_convolution(state: dict[str, Tensor], path: Path) -> Tensor:
-    if LAST_CONVOLUTION not in state or state[LAST_CONVOLUTION].ndim < 2:
-        raise InputError(f"{path} is no checkpoint of this network: it has no {LAST_CONVOLUTION}")
-    return state[LAST_CONVOLUTION]
+def _matrix(state: dict[str, Tensor], name: str, path: Path) -> Tensor:
+    if name not in state or state[name].ndim < 2:
+        raise InputError(f"{path} does not fit the network: it has no {name}")
+    return state[name]
 
 
-def diffusion_net(loaded: dict[str, Any], path: Path) -> DiffusionNet:
-    """The noise network of a pre-training checkpoint."""
-    state = loaded["model_state_dict"]
-    return _fill(DiffusionNet(dim_of(state, path)), state, path)
+def diffusion_start(loaded: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """What fine-tuning takes of the noise network, all but the head; see `networks.Start`."""
+    _check_diffusion(loaded, path)
+    return {k: v for k, v in loaded["model_state_dict"].items() if not k.startswith(HEAD)}, (HEAD,)
 
 
-def segmentation_net(loaded: dict[str, Any], path: Path) -> SegNet:
-    """The segmentation network of a fine-tuning checkpoint.
-
-    A published one names no classes: they are then called "class 1", "class 2", and the published input range holds.
-    """
-    state = loaded["model_state_dict"]
-    classes, dim = _last_convolution(state, path).shape[:2]
-    loaded.setdefault("classes", ["background", *(f"class {c}" for c in range(1, classes))])
-    loaded.setdefault("settings", {"input_range": [0.0, 1.0]})
-    return _fill(SegNet(dim, classes, loaded["settings"].get("timestep", 0)), state, path)
+def _check_diffusion(loaded: dict[str, Any], path: Path) -> None:
+    outputs = _matrix(loaded["model_state_dict"], LAST_CONVOLUTION, path).shape[0]
+    if loaded.get("stage", "pretrain") != "pretrain" or outputs != 3:
+        raise InputError(f"{path} is of a segmentation network; one of pre-training is needed here")
 
 
 def load_diffusion(path: Path, device: torch.device) -> tuple[DiffusionNet, dict[str, Any]]:
     """The noise network of a pre-training checkpoint, ready to draw images, and the checkpoint."""
-    loaded = load_pretraining(path)
-    return diffusion_net(loaded, path).to(device).eval(), loaded
-
-
-def load_pretraining(path: Path) -> dict[str, Any]:
-    """A checkpoint of pre-training; `InputError` for one of another stage."""
     loaded = checkpoint.load(path)
-    last = _last_convolution(loaded["model_state_dict"], path)
-    if loaded.get("stage", "pretrain") != "pretrain" or last.shape[0] != 3:
-        raise InputError(f"{path} is of a segmentation network; one of pre-training is needed here")
-    return loaded
+    _check_diffusion(loaded, path)
+    state = loaded["model_state_dict"]
+    return _fill(DiffusionNet(dim_of(state, path)), state, path).to(device).eval(), loaded
+
+
+def published_facts(loaded: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a published segmentation checkpoint does not say: names for its classes, and the published input range."""
+    classes = len(_matrix(loaded["model_state_dict"], LAST_CONVOLUTION, path))
+    if classes == 3:
+        print(
+            f"note: {path} does not say what it is: taken for a network of three classes, not for one of pre-training"
+        )
+    names = ["background", *(f"class {c}" for c in range(1, classes))]
+    return {"classes": loaded.get("classes", names), "settings": loaded.get("settings", {"input_range": [0.0, 1.0]})}
+
+
+def segmentation_net(loaded: dict[str, Any], path: Path) -> SegNet:
+    """The segmentation network of a fine-tuning checkpoint."""
+    state = loaded["model_state_dict"]
+    classes = len(_matrix(state, LAST_CONVOLUTION, path))
+    return _fill(SegNet(dim_of(state, path), classes, loaded["settings"].get("timestep", 0)), state, path)
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
@@ -69,24 +75,22 @@ def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
     return model
 
 
-def hand_over(state: dict[str, Tensor], model: SegNet, path: Path) -> None:
-    """Give the weights of pre-training to the segmentation network, all but the head, and say what was done.
+def hand_over(weights: dict[str, Tensor], new: tuple[str, ...], model: SegNet, path: Path) -> None:
+    """Give the weights of pre-training to the segmentation network, and say what was done.
 
-    Raises `InputError` unless exactly the head is left new.
+    Raises `InputError` unless all weights fit and nothing is left new but what begins with one of `new`.
     """
     wanted = model.state_dict()
-    fits = {k: v for k, v in state.items() if k in wanted and v.shape == wanted[k].shape and not k.startswith(HEAD)}
-    skipped = [k for k in state if k not in fits]
-    new = [k for k in wanted if k not in fits]
-    print(f"weights from {path}: {len(fits)} tensors loaded")
-    print(f"  skipped, the head of pre-training: {len(skipped)} tensors ({HEAD}*)")
-    print(f"  left new, the head of segmentation: {len(new)} tensors ({HEAD}*)")
-    if wrong := [k for k in {*skipped, *new} if not k.startswith(HEAD)]:
+    misfits = [k for k, v in weights.items() if k not in wanted or v.shape != wanted[k].shape]
+    missing = [k for k in wanted if k not in weights]
+    if wrong := misfits + [k for k in missing if not k.startswith(new)]:
         name = min(wrong)
-        found = tuple(state[name].shape) if name in state else "nothing"
+        found = tuple(weights[name].shape) if name in weights else "nothing"
         expected = tuple(wanted[name].shape) if name in wanted else "nothing"
         raise InputError(
             f"{path} does not fit the segmentation network: {len(wrong)} tensors beside the head differ, "
             f"first {name}: found {found}, expected {expected}"
         )
-    model.load_state_dict(fits, strict=False)
+    model.load_state_dict(weights, strict=False)
+    print(f"weights from {path}: {len(weights)} tensors loaded")
+    print(f"  left new, the head of segmentation: {len(missing)} tensors ({', '.join(f'{part}*' for part in new)})")

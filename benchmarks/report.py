@@ -89,7 +89,8 @@ def write_tables(table: pd.DataFrame, loader: pd.DataFrame, path: Path, device: 
 
 def loader_table(table: pd.DataFrame, loader: pd.DataFrame) -> str:
     """Images a second by the number of workers, and what part that is of what the fastest step at each size takes."""
-    shown = pd.DataFrame(index=pd.Index(loader["workers"].astype(str), name="workers"))
+    read = loader["workers"].astype(str) + loader["cache"].map({True: ", --cache", False: ""})
+    shown = pd.DataFrame(index=pd.Index(read, name="workers"))
     pixels, rates = loader["size"].iloc[0], loader["images_per_second"].to_numpy(float)
     numbers = [f"{rate:.4g}" if rate == rate else why for rate, why in zip(rates, loader["failure"], strict=True)]
     shown[f"{pixels} x {pixels} pixels: images a second"] = numbers

@@ -7,13 +7,14 @@ Measures a step, says what fits, and shortens the published schedules where they
 names. Every network is trained and tested by the project's own scripts. Stopped (Ctrl-C, SIGTERM, a lost machine) and
 started again, it goes on; the minutes are counted over all calls, and more can be given later. A small size, for a CPU:
 
-    python3 experiments/paper_size.py --data demo/patches --dim 8 --pretrain-epochs 4 --finetune-epochs 4 \
-        --precision float32 --reserve-minutes 1 --minutes 3
+    python3 experiments/paper_size.py --data demo/patches --output demo/paper_size --dim 8 --pretrain-epochs 4 \
+        --finetune-epochs 4 --precision float32 --reserve-minutes 1 --minutes 3
 """
 
 import math
 import shutil
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from experiments.timed import Record, run_for, stopped_gently
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.statistics import Result
 from GenSelfDiff.data import labelled_folder, pretraining_folder
+from GenSelfDiff.decoded import read_decoded
 from GenSelfDiff.devices import Precision, check_precision, pick_device
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.settings import RecipeName
@@ -36,6 +38,7 @@ PUBLISHED_LOSS = 0.02807 / 8  # the authors' best validation loss on MoNuSeg, an
 FORWARD = 1 / 3  # of the operations of a training step: what an image costs that is only looked at
 WORTH_WHILE = 0.05  # a chain that would get less of its schedules than this is left out
 SHOWN_BYTES = 40 * 2**20
+MAY_CHANGE = {"minutes", "reserve_minutes", "measure_seconds", "official", "recipes", "images", "workers", "output"}
 METRICS = ("Dice", "Jaccard", "HD95", "AJI", "PQ", "object F1")
 
 
@@ -53,8 +56,8 @@ class Settings:
     """wall clock for everything, over all calls"""
     reserve_minutes: float = 3.0
     """of these, kept for the tests, images and tables of each chain"""
-    measure_seconds: float = 40.0
-    """how long a step is measured"""
+    measure_seconds: float = 60.0
+    """how long a run is measured, its start counted in; --compile wants 180"""
     recipes: tuple[RecipeName, ...] = ("paper", "improved")
     """in this order; each gets the time that is left"""
     pretrain_epochs: int = 100
@@ -69,6 +72,8 @@ class Settings:
     """synthetic images, by 20 steps of DPM-Solver++"""
     precision: Precision = "bfloat16"
     """of training, tests and sampling"""
+    compile: bool = False
+    """torch.compile in training: minutes to start, once"""
     workers: int = 8
     """processes that read patches"""
     device: str = "auto"
@@ -130,6 +135,7 @@ class Experiment:
         self.settings = settings
         self.output = settings.output.resolve()
         self.record = Record(self.output / "record.json")
+        self._check_same_experiment()
         self.chains = [Chain(recipe, settings.data, recipe, recipe) for recipe in settings.recipes]
         if settings.official:
             first = settings.recipes[0]
@@ -143,6 +149,19 @@ class Experiment:
         self.testing = common
         self.training = [*common, "--seed", settings.seed, "--batch-size", settings.batch_size]
         self.training += ["--workers", settings.workers, "--save-minutes", 1, "--cache"]
+        self.training += ["--compile"] if settings.compile else []
+
+    def _check_same_experiment(self) -> None:
+        """What is in the output was made with these settings, but for those that only say what is still to be done."""
+        ours = {k: v for k, v in plain(self.settings).items() if k not in MAY_CHANGE}
+        theirs = self.record.notes.get("settings", ours)
+        if changed := [k for k in ours if ours[k] != theirs.get(k)]:
+            name = changed[0]
+            raise InputError(
+                f"{self.output} holds an experiment with another {name} ({theirs.get(name)}, now {ours[name]}): "
+                "choose another --output"
+            )
+        self.record.note("settings", **ours)
 
     @property
     def left(self) -> float:
@@ -156,6 +175,9 @@ class Experiment:
     def measure(self) -> float:
         """Seconds an image of training takes, by a run that is thrown away; remembered over calls."""
         if "measured" not in self.record.notes:
+            for root in {chain.data for chain in self.chains}:  # once, and in nobody's time
+                read_decoded(Patches(pretraining_folder(root)), self.settings.workers)
+                read_decoded(Patches(labelled_folder(root), labelled=True), self.settings.workers)
             run = self.folder("measure", "a_step")
             shutil.rmtree(run, ignore_errors=True)  # a measurement that was itself interrupted
             words = ["--data", self.settings.data.resolve(), "--run-name", run, "--dim", self.settings.dim]
@@ -168,7 +190,8 @@ class Experiment:
                 raise InputError(f"no step was done in {self.settings.measure_seconds:g} s: give it more, {wanted}")
             images = steps * min(self.settings.batch_size, self.pretraining.training)
             start = self.record.seconds - begin - seconds
-            self.record.note("measured", seconds_an_image=seconds / images, steps=steps, start_of_a_script=start)
+            saving = _seconds_to_save(run)
+            self.record.note("measured", seconds_an_image=seconds / images, steps=steps, start=start, saving=saving)
             shutil.rmtree(run)
         return self.record.notes["measured"]["seconds_an_image"]
 
@@ -177,13 +200,12 @@ class Experiment:
         measured, each = self.record.notes["measured"], self.measure()
         print(
             f"a step: {each * self.settings.batch_size * 1e3:.1f} ms, {1 / each:.1f} images a second, over "
-            f"{measured['steps']} steps; a script takes {measured['start_of_a_script']:.0f} s to start"
+            f"{measured['steps']} steps, the first ones included; a script takes {measured['start']:.0f} s to start, a "
+            f"checkpoint {measured['saving']:.1f} s"
         )
         for chain in self.chains:
-            images = 2 * self.settings.finetune_epochs * self.finetuning[chain.data].images
-            if chain.pretrained_by == chain.name:
-                images += self.settings.pretrain_epochs * self.pretraining.images
-            print(f"{chain.name}: the whole schedules take {images * each / 60:.1f} minutes of training")
+            seconds = sum(self.whole(chain, stage) for stage in self.stages(chain))
+            print(f"{chain.name}: the whole schedules take {seconds / 60:.1f} minutes of training")
         print(
             f"there are {self.left / 60:.1f} minutes for training, and {self.settings.reserve_minutes:g} for the rest"
         )
@@ -192,14 +214,15 @@ class Experiment:
         """Everything that fits, the most wanted first."""
         self.measure()
         self.say_what_fits()
-        for chain in self.chains:
-            if self.worth_while(chain):
-                self._train_chain(chain)
-                self._test_chain(chain)
-            text = self.write_tables()
-        print(text)
+        try:
+            for chain in self.chains:
+                if self.takes_part(chain):
+                    self._train_chain(chain)
+                    self._test_chain(chain)
+        finally:  # stopped in the middle, too, there is something to take home
+            print(self.write_tables())
 
-    def worth_while(self, chain: Chain) -> bool:
+    def takes_part(self, chain: Chain) -> bool:
         """Whether there is time for the chain; the first one must go, and what was begun is finished."""
         begun = any(f"{chain.name}, {stage}" in self.record.notes for stage in self.stages(chain))
         share = self._share([self.whole(chain, stage) for stage in self.stages(chain)])
@@ -218,42 +241,42 @@ class Experiment:
         return [*own, "from scratch", "pre-trained"]
 
     def whole(self, chain: Chain, stage: str) -> float:
-        """Seconds that the whole schedule of a stage takes, by the measured step."""
+        """Seconds that the whole schedule of a stage takes, by what was measured; an epoch ends with checkpoints."""
+        full, cost = self._schedule(chain, stage)
+        return full * (cost.images * self.measure() + self.record.notes["measured"]["saving"])
+
+    def _schedule(self, chain: Chain, stage: str) -> tuple[int, Cost]:
+        """Epochs of the whole schedule of a stage, and what one costs."""
         if stage == "pre-training":
-            return self.settings.pretrain_epochs * self.pretraining.images * self.measure()
-        return self.settings.finetune_epochs * self.finetuning[chain.data].images * self.measure()
+            return self.settings.pretrain_epochs, self.pretraining
+        return self.settings.finetune_epochs, self.finetuning[chain.data]
 
     def _share(self, whole: list[float]) -> float:
         """Which part of several whole schedules fits into the time that is left, each script's start counted in."""
-        return min(1.0, (self.left - len(whole) * self.record.notes["measured"]["start_of_a_script"]) / sum(whole))
+        return min(1.0, (self.left - len(whole) * self.record.notes["measured"]["start"]) / sum(whole))
 
     def _train_chain(self, chain: Chain) -> None:
-        """Every stage for its share of the time; both fine-tunings for the same number of epochs."""
+        """Every stage for its share of the time, planned anew before each but the last.
+
+        What is planned is done, so that learning rates decay as they should and both fine-tunings are equally long.
+        """
         stages = self.stages(chain)
         for i, stage in enumerate(stages):
             name = f"{chain.name}, {stage}"
             note = self.record.notes.get(name, {})
             if note.get("done"):
                 continue
-            rest = [self.whole(chain, s) for s in stages[i:]]
             if "epochs" not in note:
+                rest = [self.whole(chain, s) for s in stages[i:]]
                 note = self.record.note(name, epochs=self.planned(chain, stage, rest))
-            allowed = self.left * rest[0] / sum(rest) if self._share(rest) < 1 else self.left - sum(rest[1:])
-            whole = run_for(self.record, *self._command(chain, stage, note["epochs"]), seconds=max(1.0, allowed))
-            if not (self.folder(chain.name, stage) / "best.pth").is_file():
-                raise InputError(
-                    f"{name}: not one epoch was done in its {allowed / 60:.1f} minutes; the same command with more "
-                    "--minutes goes on"
-                )
-            self.record.note(name, done=True, cut=not whole)
+            run_for(self.record, *self._command(chain, stage, note["epochs"]))
+            self.record.note(name, done=True)
 
     def planned(self, chain: Chain, stage: str, rest: list[float]) -> int:
-        """Epochs of a stage: of the published schedule as many as fit; of the second fine-tuning as the first did."""
-        first = self.record.notes.get(f"{chain.name}, from scratch", {})
+        """Epochs of a stage: of the published schedule as many as fit; of the second fine-tuning as of the first."""
         if stage == "pre-trained":
-            history = pd.read_csv(self.folder(chain.name, "from scratch") / "history.csv")
-            return len(history) if first["cut"] else first["epochs"]
-        full = self.settings.pretrain_epochs if stage == "pre-training" else self.settings.finetune_epochs
+            return self.record.notes[f"{chain.name}, from scratch"]["epochs"]
+        full, _ = self._schedule(chain, stage)
         epochs = math.floor(full * self._share(rest))
         if not epochs:
             more = (sum(rest) / full - self.left) / 60 + self.settings.minutes + 1
@@ -309,8 +332,11 @@ class Experiment:
             for method in ("otsu", "from scratch", "pre-trained"):
                 if (folder := self._results(chain, method)).is_dir():
                     result = Result.read(folder)
+                    behind = self._behind(chain, method)
+                    shares = {f"share of {kind}": self._share_done(*run) for kind, run in behind.items()}
                     means = {name: result.means()[name] for name in METRICS}
-                    rows.append({"chain": chain.name, "method": method, "test images": len(result.images), **means})
+                    row = {"chain": chain.name, "method": method, "test images": len(result.images)}
+                    rows.append({**row, **means, **shares})
         about = {**plain(self.settings), **self.record.notes.get("measured", {}), "notes": self.record.notes}
         write_json(self.output / "settings.json", about)
         text = [self._about()]
@@ -323,30 +349,50 @@ class Experiment:
         left_out = collect(self.output, self.output / "shown", SHOWN_BYTES)
         return "\n".join([*text, f"what there is to look at is in {self.output / 'shown'}; {left_out}"])
 
+    def _behind(self, chain: Chain, method: str) -> dict[str, tuple[str, str]]:
+        """The trainings behind a tested network."""
+        if method == "otsu":
+            return {}
+        behind = {"fine-tuning": (chain.name, method)}
+        return behind if method == "from scratch" else {"pre-training": (chain.pretrained_by, "pre-training"), **behind}
+
     def _about(self) -> str:
         chosen = self.settings
         left_out = {name: note["left_out"] for name, note in self.record.notes.items() if note.get("left_out")}
         return (
             f"Width {chosen.dim}, batch {chosen.batch_size}, {chosen.precision}, seed {chosen.seed}; "
             f"{machine(str(pick_device(chosen.device)))}, {self.record.seconds / 60:.1f} of {chosen.minutes:g} min. "
-            f"The authors' best validation P2 loss on MoNuSeg is {PUBLISHED_LOSS:.5f} an image.\n"
+            f"The authors' best validation P2 loss on MoNuSeg is {PUBLISHED_LOSS:.5f} an image: least of 100 epochs, "
+            "with steps and noise drawn anew in each, on 37 images divided by patch; here they are fixed, the images "
+            "are divided, and schedules may be shortened (share).\n"
             + "".join(f"\n{name}: left out, {reason}.\n" for name, reason in left_out.items())
         )
 
+    def _share_done(self, chain: str, stage: str) -> float:
+        """Epochs done of those of the whole schedule."""
+        full = self.settings.pretrain_epochs if stage == "pre-training" else self.settings.finetune_epochs
+        return len(pd.read_csv(self.folder(chain, stage) / "history.csv")) / full
+
     def _run_row(self, chain: Chain, stage: str) -> dict[str, Any]:
         history = pd.read_csv(self.folder(chain.name, stage) / "history.csv")
-        note = self.record.notes[f"{chain.name}, {stage}"]
-        full = self.settings.pretrain_epochs if stage == "pre-training" else self.settings.finetune_epochs
-        cost = self.pretraining if stage == "pre-training" else self.finetuning[chain.data]
+        note, (full, cost) = self.record.notes[f"{chain.name}, {stage}"], self._schedule(chain, stage)
         seconds = history["seconds"].sum()
         row = {"chain": chain.name, "stage": stage, "epochs": len(history), "planned": note["epochs"]}
         row |= {"whole schedule": full, "share": len(history) / full, "steps": int(history["steps"].sum())}
-        row |= {"minutes of training": seconds / 60}
+        row |= {"minutes of steps": seconds / 60}
         row["images a second"] = row["steps"] * min(cost.batch_size, cost.training) / seconds
         if "val_loss" in history:
             best = history["val_loss"].idxmin()
             row |= {"best epoch": int(history["epoch"][best]), "best validation loss": history["val_loss"][best]}
         return row
+
+
+def _seconds_to_save(run: Path) -> float:
+    """How long it takes to write the last.pth and the best.pth of an epoch."""
+    content, begin = checkpoint.load(run / "last.pth"), time.monotonic()
+    checkpoint.save(run / "last.pth", content)
+    checkpoint.save(run / "best.pth", {"model_state_dict": content["model_state_dict"]})
+    return time.monotonic() - begin
 
 
 def _progress(run: Path) -> tuple[int, float]:
@@ -367,7 +413,7 @@ def collect(output: Path, shown: Path, most: int) -> str:
     """
     shutil.rmtree(shown, ignore_errors=True)
     wanted = [f for f in output.rglob("*") if f.suffix in (".csv", ".json", ".md", ".png", ".html")]
-    wanted = [f for f in wanted if not {"label_maps", "runs.csv"} & set(f.relative_to(output).parts[:-1])]
+    wanted = [f for f in wanted if "label_maps" not in f.relative_to(output).parts]
     wanted = [f for f in wanted if not f.name.startswith(".") and not f.name.startswith("image_")]
     size, missing = 0, 0
     for file in sorted(wanted, key=lambda f: (f.suffix == ".png", f.stat().st_size)):

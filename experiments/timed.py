@@ -64,11 +64,12 @@ def stopped_gently() -> Iterator[None]:
 def run_for(record: Record, script: str, *words: object, seconds: float = math.inf) -> bool:
     """One of the project's scripts; after so many seconds it is told to save and to stop. Whether it came to its end.
 
-    Raises `InputError` if it failed; its own last line says why.
+    Raises `InputError` if it failed; its own last line says why. Whatever ends the caller, the script is told and
+    waited for: it runs in a session of its own, so that Ctrl-C reaches it once.
     """
     begin, told = time.monotonic(), False
     sys.stdout.flush()  # before the script writes to the same place
-    process = subprocess.Popen([sys.executable, str(ROOT / script), *map(str, words)])
+    process = subprocess.Popen([sys.executable, str(ROOT / script), *map(str, words)], start_new_session=True)
     try:
         while process.poll() is None:
             time.sleep(0.1)
@@ -76,7 +77,7 @@ def run_for(record: Record, script: str, *words: object, seconds: float = math.i
             if not told and time.monotonic() - begin > seconds:
                 process.send_signal(signal.SIGINT)
                 told = True
-    except KeyboardInterrupt:
+    except BaseException:
         process.send_signal(signal.SIGINT)
         process.wait()
         raise

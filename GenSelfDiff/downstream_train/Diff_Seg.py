@@ -21,12 +21,13 @@ from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, labelled_folder
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train.losses import LossName, segmentation_loss
 from GenSelfDiff.history import MetricSums
+from GenSelfDiff.networks import load_start
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.run_folder import RunFolder
 from GenSelfDiff.settings import SCRATCH, TrainingSettings, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import SegNet, initialise
-from GenSelfDiff.unet_checkpoint import dim_of, hand_over, load_pretraining
+from GenSelfDiff.unet_checkpoint import dim_of, hand_over
 from utils_general import MONUSEG, InputError, at_least, run_script
 
 
@@ -79,7 +80,7 @@ class Settings(TrainingSettings):
 
 
 class Segmentation:
-    """The stage: one forward pass at t = 0, and the sum of the chosen losses."""
+    """The stage: one forward pass at one step t, as published 0, and the sum of the chosen losses."""
 
     name = Settings.stage
 
@@ -122,13 +123,13 @@ def build_network(settings: Settings, classes: int) -> SegNet:
         print(f"from scratch: all weights are new ({settings.initial_weights})")
         return model
     path = checkpoint.find(settings.pretrained)
-    state = load_pretraining(path)["model_state_dict"]
-    dim = dim_of(state, path)
+    start = load_start(path)
+    dim = dim_of(start.weights, path)
     if settings.dim not in (None, dim):
         raise InputError(f"{path} has dim {dim}, but --dim {settings.dim} was asked for: leave --dim out")
     model = SegNet(dim, classes, settings.timestep)
     initialise(model, settings.initial_weights)
-    hand_over(state, model, path)
+    hand_over(start.weights, start.new, model, path)
     return model
 
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from GenSelfDiff import checkpoint, networks
-from GenSelfDiff.networks import Method
+from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.networks import TrainedMethod
 from GenSelfDiff.test import baselines, compare, segment, test_script
+from GenSelfDiff.unet import DiffusionNet
 from tests.GenSelfDiff import toy
 from tests.GenSelfDiff.runs import ROOT, assert_same_run, place, start, wait_until, weights
 from utils_general import InputError, plain
@@ -27,7 +29,7 @@ def settings(tiny_data_set, tmp_path):
 @pytest.fixture
 def one_entry(monkeypatch):
     """By which the project knows whose run it is."""
-    monkeypatch.setitem(networks.METHODS, "toy", Method("tests.GenSelfDiff.toy:build", segments=True))
+    monkeypatch.setitem(networks.METHODS, "toy", TrainedMethod(segments="tests.GenSelfDiff.toy:build"))
 
 
 def command(settings):
@@ -83,6 +85,33 @@ def test_it_is_tested_segmented_and_compared(settings, one_entry, tmp_path):
     )
     found = pd.read_csv(tmp_path / "segmented" / "summary.csv")
     assert len(found) == 8 and (found.objects == 1).all()
+
+
+def encoder_start(loaded, _path):
+    """What a method that trains the encoder alone hands over; the rest of the U-Net stays new."""
+    return loaded["model_state_dict"], ("net.mid", "net.ups", "net.final_conv")
+
+
+def test_another_pre_training_is_fine_tuned_from(finetuning, monkeypatch, tmp_path, capsys):
+    """A checkpoint of a stage of its own, which holds the encoder only."""
+    start = TrainedMethod(starts="tests.GenSelfDiff.test_another_method:encoder_start")
+    monkeypatch.setitem(networks.METHODS, "contrast", start)
+    torch.manual_seed(1)
+    encoder = {k: v for k, v in DiffusionNet(8).state_dict().items() if k.startswith(("net.init", "net.time", "net.d"))}
+    path = tmp_path / "contrast" / "best.pth"
+    content = {"stage": "contrast", "epoch": 1, "loss": 0.0, "settings": {}, "model_state_dict": encoder}
+    checkpoint.save(path, content)
+    Diff_Seg.main(replace(finetuning, pretrained=str(path.parent), dim=None, learning_rate=0.0, epochs=1))
+    assert f"{len(encoder)} tensors loaded" in capsys.readouterr().out
+    tuned = checkpoint.load(Path(finetuning.run_name) / "best.pth")["model_state_dict"]
+    assert all(torch.equal(tuned[k], v) for k, v in encoder.items())
+    with pytest.raises(InputError, match=r"is of pre-training \(contrast\); a fine-tuned one is needed"):
+        networks.load_segmentation(path, torch.device("cpu"))
+    with pytest.raises(InputError, match="is of a segmentation network"):
+        networks.load_start(Path(finetuning.run_name) / "best.pth")
+    checkpoint.save(path, {**content, "model_state_dict": {k: v for k, v in encoder.items() if "downs.3" not in k}})
+    with pytest.raises(InputError, match=r"beside the head differ, first net\.downs\.3"):
+        Diff_Seg.main(replace(finetuning, pretrained=str(path.parent), dim=None, run_name=str(tmp_path / "b")))
 
 
 def test_without_its_entry_it_is_named(settings):

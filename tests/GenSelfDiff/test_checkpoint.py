@@ -99,11 +99,15 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert [f.name for f in tmp_path.iterdir()] == ["last.pth"]
 
 
+def hand_over(state, model, path):
+    unet_checkpoint.hand_over(*unet_checkpoint.diffusion_start({"model_state_dict": state}, path), model, path)
+
+
 def test_hand_over_gives_all_but_the_head(tmp_path, capsys):
     torch.manual_seed(0)
     pretrained, model = DiffusionNet(8), SegNet(8, 2)
     head = {k: v.clone() for k, v in model.state_dict().items() if k.startswith(unet_checkpoint.HEAD)}
-    unet_checkpoint.hand_over(pretrained.state_dict(), model, tmp_path)
+    hand_over(pretrained.state_dict(), model, tmp_path)
     for k, v in model.state_dict().items():
         assert torch.equal(v, head[k] if k in head else pretrained.state_dict()[k])
     assert "246 tensors loaded" in capsys.readouterr().out
@@ -113,7 +117,7 @@ def test_hand_over_leaves_the_head_new_even_where_it_would_fit(tmp_path):
     """With three classes the last convolution has the noise network's size: it must still be new."""
     pretrained, model = DiffusionNet(8), SegNet(8, 3)
     head = model.net.final_conv[1].weight.clone()
-    unet_checkpoint.hand_over(pretrained.state_dict(), model, tmp_path)
+    hand_over(pretrained.state_dict(), model, tmp_path)
     assert torch.equal(model.net.final_conv[1].weight, head)
 
 
@@ -121,9 +125,9 @@ def test_hand_over_stops_if_more_than_the_head_differs(tmp_path):
     state = DiffusionNet(8).state_dict()
     del state["net.mid_attn.fn.norm.bias"]
     with pytest.raises(InputError, match=r"1 tensors beside the head differ, first net.mid_attn.fn.norm.bias"):
-        unet_checkpoint.hand_over(state, SegNet(8, 2), tmp_path)
+        hand_over(state, SegNet(8, 2), tmp_path)
     with pytest.raises(InputError, match=r"found \(16,\), expected \(8,\)"):
-        unet_checkpoint.hand_over(DiffusionNet(16).state_dict(), SegNet(8, 2), tmp_path)
+        hand_over(DiffusionNet(16).state_dict(), SegNet(8, 2), tmp_path)
 
 
 def test_the_wrong_stage_is_refused(tmp_path):

@@ -72,20 +72,27 @@ def test_the_loader_is_compared_with_the_fastest_step_of_its_size():
         ["all float32", "all bfloat16", "diffusers"],
     )
     loader = pd.DataFrame(
-        {"workers": [1, 8], "size": 16, "images_per_second": [5.0, None], "failure": [None, "RuntimeError: no memory"]}
+        {
+            "workers": [1, 8],
+            "cache": [False, True],
+            "size": 16,
+            "images_per_second": [5.0, None],
+            "failure": [None, "RuntimeError: no memory"],
+        }  # fmt: skip
     )
     lines = loader_table(table, loader).splitlines()
     assert lines[0] == (
         '| workers | 16 x 16 pixels: images a second | of the 20 that "all bfloat16" takes at dim 8, batch 2 |'
     )
-    assert lines[2:] == ["| 1 | 5 | 25% |", "| 8 | RuntimeError: no memory |  |"]
+    assert lines[2:] == ["| 1 | 5 | 25% |", "| 8, --cache | RuntimeError: no memory |  |"]
     other = loader_table(table, loader.assign(size=64))
     assert "takes" not in other and "64 x 64" in other
 
 
 def test_the_loader_gives_images_and_a_failure_of_it_is_a_row(tmp_path, monkeypatch):
     found = loader_rates(tmp_path / "none", 0.1, True, lambda: 100.0, tmp_path)
-    assert found[["workers", "size"]].to_numpy().tolist() == [[1, 256]] and (found["images_per_second"] > 0).all()
+    assert found[["workers", "cache", "size"]].to_numpy().tolist() == [[1, False, 256], [1, True, 256]]
+    assert (found["images_per_second"] > 0).all()
     assert list(tmp_path.iterdir()) == []  # its patches are gone
     assert loader_rates(tmp_path, 0.1, True, lambda: 10.0, tmp_path).empty  # no time
 
@@ -94,5 +101,6 @@ def test_the_loader_gives_images_and_a_failure_of_it_is_a_row(tmp_path, monkeypa
 
     monkeypatch.setattr(training_loader, "in_new_process", fail)
     assert loader_rates(tmp_path / "none", 0.1, True, lambda: 100.0, tmp_path)["failure"].tolist() == [
-        "RuntimeError: no memory"
+        "RuntimeError: no memory",
+        "RuntimeError: no memory",
     ]

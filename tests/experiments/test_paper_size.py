@@ -30,7 +30,7 @@ def measured(settings, tmp_path):
 
     def make(**changes):
         experiment = Experiment(replace(settings, output=tmp_path / str(changes), **changes))
-        experiment.record.note("measured", seconds_an_image=1.0, steps=1, start_of_a_script=0.0)
+        experiment.record.note("measured", seconds_an_image=1.0, steps=1, start=0.0, saving=0.0)
         return experiment
 
     return make
@@ -65,8 +65,8 @@ def test_time_for_no_epoch_is_said(measured):
 def test_a_second_recipe_only_where_it_is_worth_while(measured):
     """5 % of the schedules, and an epoch of each at least: here a tenth, 37.3 s."""
     rich, poor = measured(minutes=2 + 40 / 60), measured(minutes=2 + 34 / 60)
-    assert rich.worth_while(rich.chains[1]) and not poor.worth_while(poor.chains[1])
-    assert poor.worth_while(poor.chains[0])
+    assert rich.takes_part(rich.chains[1]) and not poor.takes_part(poor.chains[1])
+    assert poor.takes_part(poor.chains[0])
     assert poor.record.notes["improved"]["left_out"].startswith("there is time for 9.")
 
 
@@ -134,6 +134,9 @@ def test_killed_and_continued_it_ends_with_the_table(settings, run_script_file):
     shown = settings.output / "shown"
     assert (shown / "table.md").is_file() and (shown / "results/paper_generated/contact_sheet.png").is_file()
     assert not list(shown.rglob("*.pth")) and not (settings.output / "runs" / "measure_a_step").exists()
+    assert table["share of pre-training"].tolist()[2] == 1 and table["share of fine-tuning"].notna().sum() == 2
     times = {f: f.stat().st_mtime_ns for f in (settings.output / "runs").rglob("*.pth")}
     run_script_file("experiments/paper_size.py", *options(settings))  # all is there: nothing is trained again
     assert {f: f.stat().st_mtime_ns for f in (settings.output / "runs").rglob("*.pth")} == times
+    with pytest.raises(InputError, match=r"holds an experiment with another dim \(8, now 16\)"):
+        paper_size.main(replace(settings, dim=16))
