@@ -81,6 +81,6 @@ def error_legend(image: PredictedImage, classes: list[str]) -> list[Patch]:
 def fate_legend() -> list[Patch]:
     """The colours of the contours."""
     return [
-        Patch(facecolor=np.array(colour) / 255, edgecolor="black", linestyle="--", label=f"object {fate}")
+        Patch(facecolor=np.array(colour) / 255, edgecolor="black", label=f"contour: {fate}")
         for fate, colour in FATE_COLOURS.items()
     ]

@@ -212,6 +212,43 @@ def test_one_image_without_training(make_results, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"are in {made.folder}")
 
 
+def test_what_is_tested_of_an_image_is_told(tested, tmp_path, parsed):
+    """Nothing is said of a whole image; a part is warned of, and so is what nobody knows."""
+    assert "Not whole images" not in parsed.words and "Whole images?" not in parsed.words
+    assert "share of the images that patches cover 100.0 %" in parsed.words
+    predict, classes = tested.method.predict, tested.method.classes
+    (tmp_path / "label_maps").symlink_to(tested.folder / "label_maps")
+    for covered, told in ((0.99999, "cover 99.9 % of the test images"), (math.nan, "cover is not known")):
+        facts = Facts(
+            name="x", evaluation=replace(evaluated(tested, predict, classes), covered=covered), patches=tested.patches,
+            settings={}, stages=[], seconds={"all": 1, "network": 0, "pictures": 0},
+        )  # fmt: skip
+        write_page(tmp_path / "report.html", facts, [])
+        assert told in Page((tmp_path / "report.html").read_text()).words
+
+
+def test_intervals_and_objects_are_told(tested, parsed):
+    summary = json.loads((tested.folder / "summary.json").read_text())
+    low, high = summary["95 % intervals"]["standard: mean over images, classes without background"]["Dice"]
+    assert f"{low:.4f} to {high:.4f}" in parsed.words and f"95 %: {low:.3f} to {high:.3f}" in parsed.words
+    found = [summary["objects"][split]["objects found"] for split in ("testA", "testB", "testC", "all")]
+    assert " ".join(["objects found", *map(str, found)]) in parsed.words
+
+
+def test_a_method_without_probabilities_has_no_reliability(tested, tmp_path):
+    def predict(images):
+        return np.eye(2, dtype=np.float32)[(images.mean(-1) < 150).astype(int)].transpose(0, 3, 1, 2)
+
+    facts = Facts(
+        name="x", evaluation=evaluated(tested, predict, tested.method.classes), patches=tested.patches, settings={},
+        stages=[], seconds={"all": 1, "network": 0, "pictures": 0},
+    )  # fmt: skip
+    write_page(tmp_path / "report.html", facts, [])
+    told = Page((tmp_path / "report.html").read_text())
+    assert "calibration error" not in told.words and "says classes without probabilities" in told.words
+    assert told.tags.count("svg") == 2  # the distribution over images
+
+
 def test_metrics_that_are_undefined(tested, tmp_path):
     """No object in truth and prediction, in any image: there is nothing to rank by, and nothing to draw."""
 
