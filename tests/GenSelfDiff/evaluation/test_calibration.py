@@ -25,3 +25,10 @@ def test_bins_by_hand():
     expected = np.zeros((20, 3))
     expected[12], expected[19] = (30, 30 * 0.62, 30), (840, 840, 840 - 2 * 36)
     assert bins == pytest.approx(expected)
+
+
+def test_nothing_is_surer_than_sure():
+    """A mean of probabilities may round to a little more than 1."""
+    confidence = np.full((30, 30), np.nextafter(np.float32(1), np.float32(2)))
+    bins = calibration_bins(squares(), confidence)
+    assert bins[19].tolist() == [900, 900, 900 - 2 * 36]
