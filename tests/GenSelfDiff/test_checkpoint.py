@@ -57,13 +57,14 @@ def test_a_published_segmentation_network_is_none_of_pretraining(tmp_path):
     for classes in (2, 4):
         path = published(tmp_path / f"{classes}.pth", SegNet(8, classes))
         with pytest.raises(InputError, match="is of a segmentation network; one of pre-training is needed"):
-            unet_checkpoint.load_pretraining(path)
+            networks.load_start(path)
 
 
 def test_a_parameter_too_many_is_named(tmp_path):
     state = {**DiffusionNet(8).state_dict(), "net.extra": torch.zeros(1)}
+    checkpoint.save(tmp_path / "more.pth", {"epoch": 1, "loss": 0.5, "model_state_dict": state})
     with pytest.raises(InputError, match="1 parameters differ, first net.extra"):
-        unet_checkpoint.diffusion_net({"model_state_dict": state}, tmp_path)
+        unet_checkpoint.load_diffusion(tmp_path / "more.pth", CPU)
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, monkeypatch):

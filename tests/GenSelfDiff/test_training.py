@@ -23,7 +23,6 @@ from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.history import MetricMeans
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
-from GenSelfDiff.run_folder import RunFolder
 from tests.GenSelfDiff.runs import assert_same_run, command, history, start
 from utils_general import InputError
 
@@ -156,19 +155,14 @@ def test_an_interrupted_epoch_took_the_seconds_of_both_parts(pretraining, clock,
     assert pd.read_csv(Path(pretraining.run_name) / "history.csv").seconds.tolist() == [80, 80, 80]
 
 
-def test_curves_are_drawn_fifty_times_and_at_the_end(pretraining, monkeypatch):
-    folder = RunFolder(pretraining.run_name)
-    folder.prepare(fresh=False)
+@pytest.mark.usefixtures("clock")
+def test_curves_are_drawn_now_and_then_and_at_the_end(pretraining, monkeypatch):
+    """Epochs of 80 seconds, curves every 100 seconds: drawing takes longer than a short epoch."""
     drawn = []
+    monkeypatch.setattr(training, "DRAW_EVERY", 100)
     monkeypatch.setattr(run_folder, "draw_curves", lambda table, *_: drawn.append(len(table)))
-    trainer = SimpleNamespace(folder=folder, stage=SimpleNamespace(name="x"), history=[])
-    for epochs, expected in ((3, [1, 2, 3]), (105, [*range(2, 105, 2), 105])):
-        drawn.clear()
-        for epoch in range(1, epochs + 1):
-            trainer.epoch, trainer.history = epoch, [{"epoch": 1}] * epoch
-            trainer.settings = replace(pretraining, epochs=epochs)
-            training.Trainer._write_history(trainer)
-        assert drawn == expected
+    SS_diff.main(replace(pretraining, epochs=6))
+    assert drawn == [1, 3, 5, 6]
 
 
 def test_pictures_show_the_network_that_is_handed_on(pretraining, monkeypatch):

@@ -33,3 +33,10 @@ def test_a_method_that_says_only_classes_does_not_tell_how_sure_it_is():
     assert not tells_how_sure(calibration)
     calibration[19, 1] -= 1e-3
     assert tells_how_sure(calibration)
+
+
+def test_nothing_is_surer_than_sure():
+    """A mean of probabilities may round to a little more than 1."""
+    confidence = np.full((30, 30), np.nextafter(np.float32(1), np.float32(2)))
+    bins = calibration_bins(squares(), confidence)
+    assert bins[19].tolist() == [900, 900, 900 - 2 * 36]

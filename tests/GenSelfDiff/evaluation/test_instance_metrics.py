@@ -156,6 +156,16 @@ def test_what_is_no_instance_map_is_refused(wrong):
     assert len(instance_counts(NUCLEI, NUCLEI, checked=True)) == len(INSTANCE_COUNTS)
 
 
+def test_a_negative_number_among_others_is_refused():
+    with pytest.raises(ValueError, match="truth is no instance map: integers of 0 and above"):
+        instance_counts(np.array([[-1, 0, 1]]), np.array([[0, 0, 1]]))
+
+
+def test_a_line_of_pixels_that_touch_at_corners_is_one_piece():
+    line = np.eye(25, dtype=int)
+    assert metrics_of(line, line)["PQ"] == 1
+
+
 def test_an_object_in_pieces_is_none_the_less_an_instance():
     pieces = NUCLEI.copy()
     pieces[:, 24:] = 0  # six
