@@ -67,6 +67,8 @@ REPORT = {
 TEST = REPORT | {
     "run": ("{there}/run", "summary.json"),
     "tta": ("flips", "label_maps/*_classes.png"),
+    "window": (8, "summary.json"),
+    "overlap": (0.75, "summary.json"),
     "batch_size": (1, "batches"),
     "precision": ("bfloat16", "summary.json"),
     "device": ("tpu", "refused"),

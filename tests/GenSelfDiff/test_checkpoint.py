@@ -63,13 +63,14 @@ def test_a_published_segmentation_network_is_none_of_pretraining(tmp_path):
 def test_a_parameter_too_many_is_named(tmp_path):
     state = {**DiffusionNet(8).state_dict(), "net.extra": torch.zeros(1)}
     checkpoint.save(tmp_path / "more.pth", {"epoch": 1, "loss": 0.5, "model_state_dict": state})
-    with pytest.raises(InputError, match="1 parameters differ, first net.extra"):
+    with pytest.raises(InputError, match="it has 1 parameters more, first net.extra"):
         unet_checkpoint.load_diffusion(tmp_path / "more.pth", CPU)
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
-    checkpoint.save(tmp_path / "new.pth", {"model_state_dict": DiffusionNet(8).state_dict()})
+    content = {"epoch": 1, "loss": 0.5, "model_state_dict": DiffusionNet(8).state_dict()}
+    checkpoint.save(tmp_path / "new.pth", content)
     monkeypatch.undo()
     with pytest.raises(InputError, match="was written by a newer version of this project: update the project"):
         checkpoint.load(tmp_path / "new.pth")

@@ -211,7 +211,7 @@ def test_a_label_of_another_size_is_named(tiny_data_set):
 def test_a_negative_class_is_named(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "image_0.png")
     scipy.io.savemat(tmp_path / "label_patches.mat", {"data": np.full((1, 16, 16), -1, np.int16)})
-    with pytest.raises(InputError, match="holds class -1; with 2 classes, 0 to 1 are allowed"):
+    with pytest.raises(InputError, match="holds class -1; 0 to 255 are allowed"):
         Patches(tmp_path, labelled=True).check_labels(2)
 
 

@@ -27,7 +27,7 @@ def imported(file):
 
 
 def is_script(file):
-    return 'if __name__ == "__main__":' in file.read_text()
+    return "    run_script(" in file.read_text()
 
 
 def test_a_room_imports_only_from_those_below():

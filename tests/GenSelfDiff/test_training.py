@@ -203,7 +203,7 @@ def test_what_was_not_counted_has_no_mean():
 
 
 def test_a_killed_runs_half_files_are_removed(pretraining):
-    left = Path(pretraining.run_name) / ".last.pth.77.unfinished"
+    left = Path(pretraining.run_name) / ".last.pth.77-0123abcd.unfinished"
     left.parent.mkdir()
     left.write_bytes(b"half")
     SS_diff.main(replace(pretraining, epochs=1))

@@ -31,7 +31,7 @@ def test_the_tables_have_a_row_for_each_case_and_part(tmp_path, capsys):
     text = (tmp_path / "results" / "loading.md").read_text()
     assert all(part in text for part in costs.index)
     names = {"loading.csv", "parts.csv", "loading.md"}
-    assert {f.name for f in (tmp_path / "results").iterdir()} == names  # no patch is left
+    assert {f.name for f in (tmp_path / "results").glob("[!.]*")} == names  # no patch is left
 
 
 def test_a_large_data_set_is_not_decoded(tmp_path, monkeypatch):
@@ -39,7 +39,7 @@ def test_a_large_data_set_is_not_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "in_new_process", lambda _, __, case, ___: cases.append(case) or ROW)
     main(Settings(data=tmp_path / "none", counts=(40,), decode_up_to=39, workers=(1,), output=tmp_path / "results"))
     assert len(cases) == 4 and not any(case.cache for case in cases)
-    assert {f.name for f in (tmp_path / "results").iterdir()} == {"loading.csv", "loading.md"}
+    assert {f.name for f in (tmp_path / "results").glob("[!.]*")} == {"loading.csv", "loading.md"}
 
 
 def test_processor_time_is_counted_also_of_other_processes():

@@ -104,7 +104,7 @@ def options(settings):
     words = []
     for field in fields(settings):
         value = getattr(settings, field.name)
-        if value is not None:
+        if value is not None and not isinstance(value, bool):  # switches are off
             words += [f"--{field.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
     return words
 

@@ -249,7 +249,7 @@ def test_wrong_data(settings, tmp_path):
 def test_patches_that_the_network_cannot_halve(settings):
     content = json.loads((settings.data / "dataset.json").read_text())
     (settings.data / "dataset.json").write_text(json.dumps({**content, "patch_size": 20}))
-    with pytest.raises(InputError, match="holds patches of 20 pixels; the network wants multiples of 8"):
+    with pytest.raises(InputError, match="holds patch_size = 20; wanted: a multiple of 8"):
         test_script.main(settings)
 
 

@@ -249,7 +249,7 @@ def test_weights_that_are_no_numbers_are_refused(settings, run):
     name = next(iter(weights))
     weights[name][0] = np.nan
     checkpoint.save(run / "best.pth", {**CONTENT, "model_state_dict": weights})
-    with pytest.raises(InputError, match=r"best\.pth holds weights that are no numbers"):
+    with pytest.raises(InputError, match=r"best\.pth holds weights that are not finite numbers"):
         segment.main(settings)
     assert not settings.output.exists()
 
