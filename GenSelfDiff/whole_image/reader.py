@@ -6,6 +6,7 @@ dies, the image has failed with one clear line, and the next image gets a new pr
 """
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -106,6 +107,7 @@ def _serve(parents: Connection, connection: Connection, said: IO[bytes]) -> None
     """In the other process: answer with (None, answer) or (exception, None) until the parent is gone."""
     parents.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    faulthandler.disable()  # how it died is said in one line
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     with contextlib.suppress(OSError):  # where memory runs out, this process is the one to be ended
