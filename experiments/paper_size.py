@@ -135,7 +135,6 @@ class Experiment:
         self.settings = settings
         self.output = settings.output.resolve()
         self.record = Record(self.output / "record.json")
-        self._check_same_experiment()
         self.chains = [Chain(recipe, settings.data, recipe, recipe) for recipe in settings.recipes]
         if settings.official:
             first = settings.recipes[0]
@@ -150,10 +149,12 @@ class Experiment:
         self.training = [*common, "--seed", settings.seed, "--batch-size", settings.batch_size]
         self.training += ["--workers", settings.workers, "--save-minutes", 1, "--cache"]
         self.training += ["--compile"] if settings.compile else []
+        self._check_same_experiment()  # last: a wrong path leaves nothing behind
 
     def _check_same_experiment(self) -> None:
         """What is in the output was made with these settings, but for those that only say what is still to be done."""
         ours = {k: v for k, v in plain(self.settings).items() if k not in MAY_CHANGE}
+        ours["data"] = str(self.settings.data.resolve())
         theirs = self.record.notes.get("settings", ours)
         if changed := [k for k in ours if ours[k] != theirs.get(k)]:
             name = changed[0]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -77,6 +78,7 @@ def test_a_second_recipe_only_where_it_is_worth_while(measured):
         ({"recipes": ()}, "--recipes names no recipe"),
         ({"reserve_minutes": 10.0}, "--reserve-minutes 10 leaves nothing of --minutes 10"),
         ({"minutes": 0.0}, "--minutes is 0.0"),
+        ({"data": Path("/nowhere")}, "folder /nowhere does not exist"),
         ({"precision": "tf32"}, "--precision tf32 is one of GPUs"),
     ],
 )
