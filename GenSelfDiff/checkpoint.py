@@ -112,6 +112,15 @@ def load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def load_handed_on(path: Path) -> dict[str, Any]:
+    """A checkpoint with the weights that are handed on: of a last.pth the averaged ones, where it has them."""
+    loaded = load(path)
+    if "ema_state_dict" in loaded:
+        _check_state(loaded["ema_state_dict"], path)
+        loaded["model_state_dict"] = loaded.pop("ema_state_dict")
+    return loaded
+
+
 def load_to_go_on(path: Path) -> dict[str, Any]:
     """A last.pth: a checkpoint with all that a run needs to go on. Raises `InputError`."""
     last = load(path)

@@ -152,36 +152,39 @@ def derived_seed(*parts: int) -> int:
 
 
 class EpochBatches(Sampler):
-    """Batches of (epoch, i) of one epoch: a new order each epoch, or (`shuffle=False`) all in order with epoch 0.
+    """Batches of (pass, i): in training a new order each pass over the patches, in validation (`shuffle=False`) once
+    through all, in order, as pass 0.
 
-    In training every process takes its share of each joint batch and the last, incomplete batch is left out, so that
-    all steps weigh the same (a data set smaller than one batch is one batch). In validation nothing is left out.
-    `epoch` and `first` (the batch to start with) are set from outside: that is how a run continues in mid-epoch.
+    In training every process takes its share of each joint batch and the last, incomplete batch of a pass is left out,
+    so that all steps weigh the same (a data set smaller than one batch is one batch). In validation nothing is left
+    out. `first` and `end` are set from outside: the steps, counted from the beginning of the run over all passes, that
+    are trained now; `end` is not among them. The order of a step does not depend on where one begins or ends.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, devices: Devices, shuffle: bool):
         self.length, self.seed, self.shuffle = length, seed, shuffle
         self.rank, self.world_size = devices.rank, devices.world_size
         self.batch_size = batch_size * self.world_size  # of all processes together
-        self.epoch, self.first = 0, 0
         if shuffle and length < self.world_size:
             raise InputError(f"{length} training patches are too few for {self.world_size} processes: start fewer")
         if shuffle and length < self.batch_size:
             self.batch_size = length - length % self.world_size
+        self.first, self.end = 0, len(self)
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Batches of a whole pass."""
         return self.length // self.batch_size if self.shuffle else -(-self.length // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.epoch if self.shuffle else 0
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = np.random.default_rng(derived_seed(self.seed, epoch)).permutation(self.length)
-        for batch in range(self.first, len(self)):
+        order, ordered = np.arange(self.length), None
+        for step in range(self.first, self.end):
+            number, batch = divmod(step, len(self))
+            if self.shuffle and number != ordered:
+                order = np.random.default_rng(derived_seed(self.seed, number)).permutation(self.length)
+                ordered = number
             joint = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             if len(share := joint[self.rank :: self.world_size]):
-                yield [(epoch, int(i)) for i in share]
+                yield [(number, int(i)) for i in share]
 
 
 def _prepare_worker(_worker: int) -> None:

@@ -22,6 +22,13 @@ class Start(NamedTuple):
     """by the names of `SegNet`'s parameters; what is missing is left new"""
     new: tuple[str, ...]
     """prefixes of the names that are left new: all that is missing begins with one of them"""
+    optional: tuple[str, ...] = ()
+    """prefixes of the names that are left new too, unless the last block is to be kept"""
+
+    def without_optional(self) -> "Start":
+        """What is handed over as published."""
+        weights = {name: value for name, value in self.weights.items() if not name.startswith(self.optional)}
+        return Start(weights, (*(part for part in self.new if not part.startswith(self.optional)), *self.optional))
 
 
 class TrainedMethod(NamedTuple):
@@ -45,7 +52,7 @@ def load_segmentation(path: Path, device: torch.device) -> tuple[nn.Module, dict
 
     A published file names no stage: it is taken for a fine-tuned U-Net. Raises `InputError` where it segments nothing.
     """
-    loaded = checkpoint.load(path)
+    loaded = checkpoint.load_handed_on(path)
     if "stage" not in loaded:
         loaded |= unet_checkpoint.published_facts(loaded, path)
     network = _method(loaded, path, "finetune").segments
@@ -57,13 +64,17 @@ def load_segmentation(path: Path, device: torch.device) -> tuple[nn.Module, dict
     return _function(network)(loaded, path).to(device).eval(), loaded
 
 
-def load_start(path: Path) -> Start:
-    """What the pre-training of a checkpoint hands over; a published file is taken for one of a diffusion model."""
-    loaded = checkpoint.load(path)
+def load_start(path: Path, keep_last_block: bool = False) -> Start:
+    """What the pre-training of a checkpoint hands over; a published file is taken for one of a diffusion model.
+
+    `keep_last_block`: the decoder's last block (`final_conv.0`) too, which as published starts anew.
+    """
+    loaded = checkpoint.load_handed_on(path)
     start = _method(loaded, path, "pretrain").starts
     if start is None:
         raise InputError(f"{path} is of a segmentation network; one of pre-training is needed here")
-    return Start(*_function(start)(loaded, path))
+    whole = Start(*_function(start)(loaded, path))
+    return whole if keep_last_block else whole.without_optional()
 
 
 def _method(loaded: dict[str, Any], path: Path, published: str) -> TrainedMethod:

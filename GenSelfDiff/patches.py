@@ -167,13 +167,17 @@ class Patches:
         """Instance numbers of the source image, int32 (H, W), 0 background; None where the data set has none."""
         return self.layout.instances(patch) if self.has_instances else None
 
-    def keep_sources(self, number: int) -> None:
-        """Keep the training patches of only so many source images, drawn with the paper's seed; for few labels."""
+    def keep_sources(self, number: int, seed: int = SPLIT_SEED) -> list[str]:
+        """Keep the training patches of only so many source images, for few labels; returns their names, as drawn.
+
+        Draws of one seed are nested: the images of a smaller number are among those of a larger.
+        """
         sources = np.array(sorted(self.index.source[self.index.split == "train"].unique()))
         if not 1 <= number <= len(sources):
             raise InputError(f"{number} labelled images were asked for; {self.folder} has {len(sources)} to train on")
-        kept = sources[np.random.RandomState(SPLIT_SEED).permutation(len(sources))[:number]]
+        kept = sources[np.random.RandomState(seed).permutation(len(sources))[:number]]
         self.index = self.index[(self.index.split != "train") | self.index.source.isin(kept)]
+        return kept.tolist()
 
     def check_labels(self, classes: int) -> None:
         """Read every label once: `InputError` names the first with another size or a class too many."""

@@ -14,8 +14,8 @@ from utils_general import SNAPSHOTS, InputError, read_json, replace_file, write_
 # What may differ when a run is continued; every other setting is part of what the run computes.
 # The batch size may with the number of processes: their product, the joint batch, may not.
 MAY_CHANGE = {
-    "epochs", "batch_size", "workers", "cache", "device", "save_minutes", "fresh", "sample_every", "data", "recipe",
-    "checkpoint_activations", "compile", "tensorboard", "run_name", "mpp", "instances",
+    "epochs", "steps", "batch_size", "workers", "cache", "device", "save_minutes", "fresh", "sample_every", "data",
+    "recipe", "checkpoint_activations", "compile", "tensorboard", "run_name", "mpp", "instances",
 }  # fmt: skip
 
 _held: dict[Path, FolderLock] = {}  # the run that this process trains
@@ -134,7 +134,7 @@ class RunFolder:
             raise InputError(f"{self.last} is of another stage; choose another --run-name, or start over with --fresh")
         theirs = {**defaults, **last["settings"], **last}
         # Where the learning rate decays, the length of the run is part of what it computes.
-        fixed = {"epochs"} if ours["decay"] != "none" else set()
+        fixed = {"epochs", "steps"} if ours["decay"] != "none" else set()
         changed = [k for k in ours if k not in MAY_CHANGE - fixed and ours[k] != theirs.get(k)]
         if "patches" in changed:
             raise InputError(

@@ -31,7 +31,7 @@ class TrainingSettings:
     """name of the run: its folder under snapshots/; or an absolute path"""
     # (a plain --run would be taken by torchrun for an abbreviation of its own options)
     epochs: int
-    """passes over the training patches"""
+    """passes over the training patches; with validate_every, epochs of so many steps"""
     batch_size: int
     """patches a step, for each GPU or process"""
     learning_rate: float
@@ -44,6 +44,10 @@ class TrainingSettings:
     """what black and white become"""
     initial_weights: InitialWeights = "published"
     """what the network starts from: "published" (deviation 0.01, needs long training) or "pytorch" (small runs)"""
+    steps: int | None = None
+    """length of the training in steps, in place of epochs"""
+    validate_every: int | None = None
+    """steps of an epoch, after which is validated and saved; if not given, as many as a pass over the patches takes"""
     recipe: RecipeName = "paper"
     """set of defaults: "paper", or "improved" (fewer steps for the same loss; --recipe improved --help shows them)"""
     warm_up: int = 0
@@ -79,7 +83,19 @@ class TrainingSettings:
 
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
-        at_least(self, epochs=1, batch_size=1, learning_rate=0, workers=0, seed=0, save_minutes=0, warm_up=0, clip=0)
+        at_least(
+            self,
+            epochs=1,
+            steps=1,
+            validate_every=1,
+            batch_size=1,
+            learning_rate=0,
+            workers=0,
+            seed=0,
+            save_minutes=0,
+            warm_up=0,
+            clip=0,
+        )
         if not 0 <= self.ema < 1:
             raise InputError(f"--ema is {self.ema}: 0 to below 1 is needed")
         if not self.run_name.strip():

@@ -1,10 +1,10 @@
 """The training loop that all methods share: epochs, precision, validation, history, stopping and going on."""
 
-import copy
 import math
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
+from GenSelfDiff.averaged_weights import AveragedWeights
+from GenSelfDiff.course import Course, RateGroup, Rates
 from GenSelfDiff.data import EpochBatches, PatchDataset, loader, stop_workers, to_input, worker_errors_explained
 from GenSelfDiff.decoded import read_decoded
 from GenSelfDiff.devices import Devices, InPrecision, check_precision, keep_freed_memory
@@ -68,26 +70,6 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-class AveragedWeights:
-    """An exponential moving average (EMA) of a network's weights, as a network: smoother than the last of them.
-
-    After n steps the mean is taken with min(decay, (1 + n) / (10 + n)), so that it forgets the initial weights soon.
-    Buffers, such as the statistics of a BatchNorm, are means already, or no numbers to average: the latest are taken.
-    """
-
-    def __init__(self, model: nn.Module, decay: float):
-        self.model, self.decay = copy.deepcopy(model).requires_grad_(False), decay
-        self.ours, self.theirs = list(self.model.parameters()), list(model.parameters())
-        self.buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
-
-    @torch.no_grad()
-    def update(self, steps: int) -> None:
-        """Take in the weights after so many steps."""
-        torch._foreach_lerp_(self.ours, self.theirs, 1 - min(self.decay, (1 + steps) / (10 + steps)))
-        for ours, theirs in self.buffers:
-            ours.copy_(theirs)
-
-
 class Trainer:
     """Trains a network and keeps everything in its `RunFolder`.
 
@@ -103,7 +85,9 @@ class Trainer:
         validation: PatchDataset,
         devices: Devices,
         about: dict[str, Any],
+        rates: Sequence[RateGroup] | None = None,
     ):
+        """`rates`: what is trained, and how fast, if not all parameters at one rate."""
         if not len(training):
             raise InputError(f"no patch to train on in {', '.join(str(f.folder) for f in training.folders)}")
         self.stage, self.model, self.settings, self.devices, self.about = stage, model, settings, devices, about
@@ -115,9 +99,9 @@ class Trainer:
         self.training_loader = loader(training, self.batches, settings.workers, devices)
         self.validation_loader = loader(validation, held_out, settings.workers, devices)
         self._prepare_network()
-        self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=settings.learning_rate, betas=settings.betas, fused=True
-        )
+        self.course = Course.of(settings, len(self.batches))
+        self.rates = Rates(rates or [RateGroup([*model.parameters()])], settings.learning_rate, settings.betas)
+        self.optimizer = self.rates.optimizer
         self.epoch, self.step = 0, 0  # whole epochs done, and steps done in the next one
         self.best_loss = math.inf
         self.history: list[dict[str, float]] = []
@@ -162,7 +146,7 @@ class Trainer:
             raise InputError(
                 f"the processes do not see the same {self.folder}: a folder that all machines share is needed"
             )
-        if self.epoch >= self.settings.epochs:
+        if self.epoch >= self.course.epochs:
             self._say_finished()
             return
         self._introduce()
@@ -172,7 +156,7 @@ class Trainer:
         try:
             with self.stop, worker_errors_explained():
                 self._begin(going_on)
-                while self.epoch < self.settings.epochs:
+                while self.epoch < self.course.epochs:
                     self._train_one_epoch()
                     self._finish_epoch()
         finally:
@@ -181,16 +165,20 @@ class Trainer:
         print(f"done: best {held_out} loss {self.best_loss:.5f}; everything is in {self.folder}")
 
     def _say_finished(self) -> None:
-        more = "--epochs N goes on" if self.settings.decay == "none" else "its learning rate has decayed"
+        more = (
+            f"--{'steps' if self.settings.steps else 'epochs'} N goes on"
+            if self.settings.decay == "none"
+            else "its learning rate has decayed"
+        )
         print(f"run {self.settings.run_name} is finished after {self.epoch} epochs; {more}, --fresh starts over")
         print(f"everything is in {self.folder}")
 
     def _introduce(self) -> None:
         """Print what is about to happen."""
-        joint = self.batches.batch_size
+        joint, steps = self.batches.batch_size, self.course.epoch_steps
         print(
             f"{self.stage.name}: {len(self.training)} patches to train on, {len(self.validation)} held out; "
-            f"{self.devices}, {self.settings.precision}, joint batch {joint}, {len(self.batches)} steps an epoch, "
+            f"{self.devices}, {self.settings.precision}, joint batch {joint}, {steps} steps an epoch, "
             f"recipe {self.settings.recipe}, learning rate {self.settings.learning_rate:g}; in {self.folder}"
         )
         if not len(self.validation):
@@ -213,12 +201,13 @@ class Trainer:
     def _train_one_epoch(self) -> None:
         """The rest of the epoch, from `self.step` on."""
         self.started = time.monotonic() - self.seconds
-        self.batches.epoch, self.batches.first = self.epoch, self.step
+        start, end = self.course.span(self.epoch)
+        self.batches.first, self.batches.end = start + self.step, end
         look_every = LOOK_EVERY[self.devices.device.type]
         bar = tqdm(
             self.training_loader,
-            f"epoch {self.epoch + 1}/{self.settings.epochs}",
-            total=len(self.batches),
+            f"epoch {self.epoch + 1}/{self.course.epochs}",
+            total=end - start,
             initial=self.step,
             leave=False,
             disable=None if self.devices.main else True,
@@ -226,37 +215,28 @@ class Trainer:
         self.wrapped.train()
         for batch in bar:
             self._train_step(to_device(batch, self.devices, self.settings.input_range))
-            if self.step % look_every == 0 or self.step == len(self.batches):
+            if self.step % look_every == 0 or start + self.step == end:
                 bar.set_postfix(loss=f"{self._check_finite():.4f}")
                 self._save_or_leave()
 
     def _train_step(self, batch: dict[str, Any]) -> None:
         """One step of Adam. Nothing here may wait for the device (tests/GenSelfDiff/test_no_waiting.py)."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
         loss, metrics = self.stage.training_loss(self.wrapped, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        done = self._steps_done()
+        self.rates.prepare(done, self.course.rate_factor(done))
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         if self.average:
-            self.average.update(self._steps_done())
+            self.average.update(done)
         self.metrics.add(metrics)
         self.unchecked.append((loss.detach(), batch["file"]))
         self.step += 1
 
     def _steps_done(self) -> int:
-        return self.epoch * len(self.batches) + self.step
-
-    def _learning_rate(self) -> float:
-        """Of the next step: warm-up is linear, the decay half a cosine over all epochs."""
-        rate = self.settings.learning_rate
-        if self.settings.warm_up:
-            rate *= min(1, (self._steps_done() + 1) / self.settings.warm_up)
-        if self.settings.decay == "cosine":
-            rate *= (1 + math.cos(math.pi * self._steps_done() / (self.settings.epochs * len(self.batches)))) / 2
-        return rate
+        return self.course.span(self.epoch)[0] + self.step
 
     def _check_finite(self) -> float:
         """Stop the run if a loss since the last look was not finite; no checkpoint is written after it.
@@ -286,7 +266,7 @@ class Trainer:
         """Validate, write history and checkpoints, say how it went."""
         seconds = time.monotonic() - self.started
         self._check_finite_weights()
-        row = {"epoch": self.epoch + 1, "steps": len(self.batches)}
+        row = {"epoch": self.epoch + 1, "steps": self.step}
         row |= {f"train_{name}": value for name, value in self.metrics.means(self.devices).items()}
         row |= {f"val_{name}": value for name, value in self._validate().items()}
         row |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 3)}
@@ -306,7 +286,7 @@ class Trainer:
             self._save_last()
         if self.devices.main:
             self._tell(row, best)
-        if self.epoch < self.settings.epochs and (number := self.devices.largest(self.stop.signal)[0]):
+        if self.epoch < self.course.epochs and (number := self.devices.largest(self.stop.signal)[0]):
             self._save_last()
             self._leave(number)
 
@@ -314,7 +294,7 @@ class Trainer:
         """A line, the stage's pictures and TensorBoard's, after an epoch."""
         losses = ", ".join(f"{n.replace('_', ' ')} {row[n]:.5f}" for n in ("train_loss", "val_loss") if n in row)
         mark = " (best)" if best else ""
-        print(f"epoch {self.epoch}/{self.settings.epochs}: {losses}{mark}, {row['seconds']:.1f} s", flush=True)
+        print(f"epoch {self.epoch}/{self.course.epochs}: {losses}{mark}, {row['seconds']:.1f} s", flush=True)
         self.stage.after_epoch(self.handed_on.eval(), self.epoch, self.folder.path)
         if self.settings.tensorboard:
             self.board.add(row, self.folder.path / f"sample_epoch_{self.epoch}.png")
@@ -323,12 +303,12 @@ class Trainer:
         """Whether last.pth is written after this epoch: large ones of short epochs would take most of the time."""
         since = time.monotonic() - self.saved
         quick = self.saving < SLOW_SAVING or self.saving < SAVING_SHARE * since
-        due = quick or since > 60 * self.settings.save_minutes or self.epoch == self.settings.epochs
+        due = quick or since > 60 * self.settings.save_minutes or self.epoch == self.course.epochs
         return bool(self.devices.largest(due)[0])
 
     def _write_history(self) -> None:
         """Curves are drawn now and then, and at the end: drawing takes longer than a short epoch."""
-        draw = self.epoch == self.settings.epochs or time.monotonic() - self.drawn > DRAW_EVERY
+        draw = self.epoch == self.course.epochs or time.monotonic() - self.drawn > DRAW_EVERY
         self.folder.write_history(self.history, self.stage.name, draw)
         self.drawn = time.monotonic() if draw else self.drawn
 
@@ -420,6 +400,12 @@ class Trainer:
             raise InputError(f"{self.folder.last} does not fit: {reason}; start over with --fresh") from None
         self.epoch, self.best_loss, self.history = last["epoch"], last["best_loss"], last["history"]
         self.step, self.seconds = last["step"], last["seconds"]
+        done = int(sum(row.get("steps", self.course.epoch_steps) for row in self.history))
+        if done < self.course.steps and done != self.course.span(self.epoch)[0]:
+            raise InputError(
+                f"run {self.settings.run_name} ended after {done} steps, in the middle of an epoch of "
+                f"{self.course.epoch_steps}: it cannot go on as if it had not; choose another --run-name, or --fresh"
+            )
         if self.devices.main:  # the sums are those of all processes: one of them carries them on
             self.metrics = MetricMeans(last["means"])
             print(f"going on with run {self.settings.run_name} after epoch {self.epoch}, step {self.step} of the next")

@@ -14,7 +14,8 @@ from GenSelfDiff.unet import DiffusionNet, SegNet
 from utils_general import MOST_CLASSES, InputError
 
 HEAD = "net.final_conv."  # what fine-tuning starts anew, as published: the last block and the last convolution
-LAST_CONVOLUTION = f"{HEAD}1.weight"
+CONVOLUTION = f"{HEAD}1."  # what it starts anew where it keeps the last block
+LAST_CONVOLUTION = f"{CONVOLUTION}weight"
 FIRST_BLOCK = "net.downs.0.0.block1.proj.weight"  # as wide as the network's name says
 WIDEST = 4096  # of `dim`: that network would have 150 billion parameters
 SETTINGS = {
@@ -56,10 +57,11 @@ def _check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) 
         raise InputError(f"{path} does not fit the network: {len(wrong)} parameters differ, first {wrong[0]}")
 
 
-def diffusion_start(loaded: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """What fine-tuning takes of the noise network, all but the head; see `networks.Start`."""
+def diffusion_start(loaded: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    """What fine-tuning takes of the noise network: as published all but the head; see `networks.Start`."""
     _check_diffusion(loaded, path)
-    return {k: v for k, v in loaded["model_state_dict"].items() if not k.startswith(HEAD)}, (HEAD,)
+    weights = {k: v for k, v in loaded["model_state_dict"].items() if not k.startswith(CONVOLUTION)}
+    return weights, (CONVOLUTION,), (HEAD,)
 
 
 def _check_diffusion(loaded: dict[str, Any], path: Path) -> None:
@@ -70,7 +72,7 @@ def _check_diffusion(loaded: dict[str, Any], path: Path) -> None:
 
 def load_diffusion(path: Path, device: torch.device) -> tuple[DiffusionNet, dict[str, Any]]:
     """The noise network of a pre-training checkpoint, ready to draw images, and the checkpoint."""
-    loaded = checkpoint.load(path)
+    loaded = checkpoint.load_handed_on(path)
     _check_diffusion(loaded, path)
     check_fields(loaded.get("settings", {}), SETTINGS, f"{path}, settings,")
     state = loaded["model_state_dict"]

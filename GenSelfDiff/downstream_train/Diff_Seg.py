@@ -20,6 +20,7 @@ from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, labelled_folder
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train.losses import LossName, segmentation_loss
+from GenSelfDiff.downstream_train.transfer import rate_groups
 from GenSelfDiff.history import MetricSums
 from GenSelfDiff.networks import load_start
 from GenSelfDiff.patches import Patches
@@ -28,7 +29,7 @@ from GenSelfDiff.settings import SCRATCH, TrainingSettings, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import SegNet, initialise
 from GenSelfDiff.unet_checkpoint import dim_of, hand_over
-from utils_general import MONUSEG, InputError, at_least, run_script
+from utils_general import MONUSEG, SPLIT_SEED, InputError, at_least, run_script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +71,23 @@ class Settings(TrainingSettings):
     """strength of the jitter of haematoxylin and eosin, which then replaces that of the colours; 0.05 is mild"""
     labelled_images: int | None = None
     """how many labelled source images to train on; all if not given"""
+    draw_seed: int = SPLIT_SEED
+    """which images those are: drawn by this seed, fewer among more"""
+    keep_last_block: bool = False
+    """take over final_conv.0 too, the decoder's only block at full resolution, which as published starts anew"""
+    head_steps: int = 0
+    """steps in which only what starts anew is trained, before all is"""
+    layer_decay: float = 1.0
+    """factor of the learning rate from each level of the network to the one before it; 0: all but the head is frozen"""
 
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
         super().check()
-        at_least(self, timestep=0, stain_jitter=0)
+        at_least(self, timestep=0, stain_jitter=0, draw_seed=0, head_steps=0, layer_decay=0)
+        if self.layer_decay > 1:
+            raise InputError(f"--layer-decay is {self.layer_decay:g}: 0 to 1 is needed")
+        if self.draw_seed >= 2**32:
+            raise InputError(f"--draw-seed is {self.draw_seed}: at most {2**32 - 1} is possible")
         if not self.losses:
             raise InputError("--losses names no loss")
 
@@ -123,7 +136,7 @@ def build_network(settings: Settings, classes: int) -> SegNet:
         print(f"from scratch: all weights are new ({settings.initial_weights})")
         return model
     path = checkpoint.find(settings.pretrained)
-    start = load_start(path)
+    start = load_start(path, settings.keep_last_block)
     dim = dim_of(start.weights, path)
     if settings.dim not in (None, dim):
         raise InputError(f"{path} has dim {dim}, but --dim {settings.dim} was asked for: leave --dim out")
@@ -141,8 +154,10 @@ def main(settings: Settings) -> None:
     classes = patches.data_set.classes
     if len(classes) < 2:
         raise InputError(f"{patches.folder} has {len(classes)} classes; segmentation needs two or more")
+    drawn = None
     if settings.labelled_images is not None:
-        patches.keep_sources(settings.labelled_images)
+        drawn = patches.keep_sources(settings.labelled_images, settings.draw_seed)
+        print(f"labelled images: {', '.join(drawn)}")
     patches.check_labels(len(classes))
     augmentation = finetuning_augmentation(settings.quarter_turns, settings.stain_jitter)
     training = PatchDataset([patches], "train", settings.seed, augmentation)
@@ -150,8 +165,9 @@ def main(settings: Settings) -> None:
     model = build_network(settings, len(classes))
     prepare_run(settings, devices)
     about = {"classes": classes, "data_set": patches.data_set.name, "patch_size": training.size}
-    about |= {"mpp": patches.data_set.mpp, "instances": patches.data_set.instances}
-    Trainer(Segmentation(settings), model, settings, training, validation, devices, about).run()
+    about |= {"mpp": patches.data_set.mpp, "instances": patches.data_set.instances, "labelled": drawn}
+    rates = rate_groups(model, settings.head_steps, settings.layer_decay, settings.keep_last_block)
+    Trainer(Segmentation(settings), model, settings, training, validation, devices, about, rates).run()
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 
 def hand_over(state, model, path):
-    unet_checkpoint.hand_over(*unet_checkpoint.diffusion_start({"model_state_dict": state}, path), model, path)
+    start = networks.Start(*unet_checkpoint.diffusion_start({"model_state_dict": state}, path)).without_optional()
+    unet_checkpoint.hand_over(start.weights, start.new, model, path)
 
 
 def test_hand_over_gives_all_but_the_head(tmp_path, capsys):

@@ -35,7 +35,8 @@ CPU = Devices(torch.device("cpu"))
 
 def batches(*arguments, rank=0, world_size=1, first=0, epoch=0, shuffle=True):
     sampler = EpochBatches(*arguments, Devices(torch.device("cpu"), rank=rank, world_size=world_size), shuffle)
-    sampler.epoch, sampler.first = epoch, first
+    start = epoch * len(sampler)
+    sampler.first, sampler.end = start + first, start + len(sampler)
     return list(sampler)
 
 

@@ -30,7 +30,9 @@ from utils_general import InputError
 #   compiled  how often torch.compile was asked           recomputed how often activations were computed again
 #   folder    where the run is                            refused    the message, where the script refuses
 SHARED = {
-    "epochs": (2, {"history", "order"}),
+    "epochs": (3, {"history", "order"}),
+    "steps": (3, {"weights", "order"}),
+    "validate_every": (3, {"weights", "history", "order"}),  # an epoch of more steps
     "batch_size": (2, {"weights", "order"}),
     "learning_rate": (1e-2, {"weights", "rates"}),
     "betas": ((0.3, 0.99), {"weights"}),
@@ -68,7 +70,11 @@ FINETUNING = SHARED | {
     "losses": (("focal",), {"weights", "history"}),
     "timestep": (40, {"weights", "history"}),
     "stain_jitter": (0.5, {"weights", "images"}),
-    "labelled_images": (1, {"weights", "order"}),
+    "labelled_images": (2, {"weights", "order"}),
+    "draw_seed": (2, {"weights", "order"}),
+    "keep_last_block": (True, {"weights"}),
+    "head_steps": (1, {"weights"}),
+    "layer_decay": (0.5, {"weights"}),
 }
 TABLES = {"pretraining": PRETRAINING, "finetuning": FINETUNING}
 MAINS = {"pretraining": SS_diff.main, "finetuning": Diff_Seg.main}
@@ -179,7 +185,8 @@ def base(tmp_path_factory):
             if stage == "pretraining":
                 settings = SS_diff.Settings(data=(tiny,), sample_every=0, timesteps=20, **run)
             else:
-                settings = Diff_Seg.Settings(data=tiny, pretrained="scratch", **run)
+                few = {"labelled_images": 1, "layer_decay": 0.9, "epochs": 2}  # an epoch is one step
+                settings = Diff_Seg.Settings(data=tiny, pretrained="scratch", **run | few)
             done[stage] = settings, observe(stage, settings, capsys)
         return done[stage]
 
@@ -233,12 +240,13 @@ def test_what_computes_something_else_may_not_change_in_a_run(stage, name, base,
     """A run is continued with another value of one setting: refused by its name, unless it changes no result."""
     settings, _ = base(stage, capsys)
     value, must_differ = TABLES[stage][name]
-    harmless = name == "epochs" or not must_differ & {*COMPUTED, "initial"}  # more epochs are more of the same
+    more = name in ("epochs", "steps")  # of the same
+    harmless = more or not must_differ & {*COMPUTED, "initial"}
     assert (name in run_folder.MAY_CHANGE) == (harmless or name in GUARDED)
     if not harmless:
         pretrained = base("pretraining", capsys)[0].run_name if name == "pretrained" else None
         other = changed_to(settings, name, value, tmp_path, pretrained)
-        message = GUARDED["data"] if name == "labelled_images" else rf"other settings: {name} \("
+        message = GUARDED["data"] if name in ("labelled_images", "draw_seed") else rf"other settings: {name} \("
         with pytest.raises(InputError, match=GUARDED.get(name, message)):
             MAINS[stage](replace(other, run_name=settings.run_name))
 

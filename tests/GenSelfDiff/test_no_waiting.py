@@ -12,7 +12,7 @@ from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.downstream_train.losses import LossName
 from GenSelfDiff.history import MetricMeans
 from GenSelfDiff.pretrain import SS_diff
-from GenSelfDiff.training import AveragedWeights
+from GenSelfDiff.averaged_weights import AveragedWeights
 from GenSelfDiff.unet import DiffusionNet, SegNet
 
 META = torch.device("meta")
