@@ -8,11 +8,11 @@ import typing
 import pytest
 import torch
 
+from GenSelfDiff.averaged_weights import AveragedWeights
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.downstream_train.losses import LossName
 from GenSelfDiff.history import MetricMeans
 from GenSelfDiff.pretrain import SS_diff
-from GenSelfDiff.averaged_weights import AveragedWeights
 from GenSelfDiff.unet import DiffusionNet, SegNet
 
 META = torch.device("meta")

@@ -1,0 +1,87 @@
+"""What experiments/pretraining.py asks: on which data, which ways to fine-tune, with how many labels and draws.
+
+An arm is a way to come to a segmentation network. Its learning rate is chosen on development images (the held-out ones
+of the labelled folder), of the same rates and with as many trials for each arm; the test images are looked at once,
+with the rate that was chosen.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Start = Literal["scratch", "pre-trained", "shuffled"]
+DIM = 16
+SMALL = ("--recipe", "improved", "--dim", DIM, "--workers", 0)
+
+
+@dataclass(frozen=True)
+class PreTraining:
+    """A way to pre-train, on the images that may be trained on."""
+
+    options: tuple[object, ...]
+    """of SS_diff.py"""
+    steps: int = 4000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to come to a segmentation network."""
+
+    start: Start
+    """"shuffled": pre-trained weights, the numbers of each tensor in random order: what their sizes alone are worth"""
+    pretraining: str = ""
+    """its name in `PRETRAININGS`, where there is one"""
+    options: tuple[object, ...] = ()
+    """of `script`, beside those of all"""
+    script: str = "GenSelfDiff/downstream_train/Diff_Seg.py"
+    more_steps: int = 0
+    """of fine-tuning, beside those of the others"""
+    rate_of: str = ""
+    """the arm whose learning rate is taken; its own is chosen if not given"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A table of figures over arms and numbers of labelled images."""
+
+    data: str
+    """folder under data/, see docs/experiments.md"""
+    draws: dict[int, int]
+    """how many draws of each number of labelled images"""
+    steps: dict[int, int]
+    """of fine-tuning, by the number of labelled images"""
+    arms: tuple[str, ...]
+    """names in `ARMS`; the first is what the others are compared with"""
+    chosen_with: int
+    """labelled images when learning rates are chosen"""
+    pays: float
+    """the smallest gain in Dice that is called one"""
+    only: dict[str, tuple[int, ...]]
+    """numbers of labelled images for arms that are not run with all"""
+
+
+PRETRAININGS = {
+    "P2": PreTraining(SMALL),
+    "low": PreTraining((*SMALL, "--p2-gamma", 0, "--t-below", 250)),
+}
+KEPT = ("--keep-last-block",)
+ARMS = {
+    "scratch": Arm("scratch"),
+    "scratch, whole compute": Arm("scratch", more_steps=4000, rate_of="scratch"),
+    "P2": Arm("pre-trained", "P2"),
+    "P2, block kept": Arm("pre-trained", "P2", KEPT),
+    "low noise": Arm("pre-trained", "low", KEPT),
+    "low noise, shuffled": Arm("shuffled", "low", KEPT),
+}
+RATES = (3e-4, 1e-3, 3e-3)
+CHOICE_DRAWS = (101, 102, 103)
+QUESTIONS = {
+    "GlaS": Question(
+        data="GlaS_4",
+        draws={2: 10, 4: 10, 8: 5, 16: 3, 75: 3},
+        steps={2: 300, 4: 300, 8: 300, 16: 300, 75: 600},
+        arms=("scratch", "scratch, whole compute", "P2", "P2, block kept", "low noise", "low noise, shuffled"),
+        chosen_with=4,
+        pays=0.02,
+        only={"scratch, whole compute": (4,)},
+    ),
+}

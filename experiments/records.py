@@ -1,0 +1,39 @@
+"""Tables of finished runs that are kept in the repository: a stopped grid goes on elsewhere, from the same rows."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from file_contents import read_table
+from utils_general import InputError, replace_file
+
+
+class Records:
+    """A csv file with a row a finished run, found by the columns `key`; rows are added one by one, from any thread."""
+
+    def __init__(self, path: Path, key: tuple[str, ...]):
+        """`InputError` for a file that is no such table."""
+        self.path, self.key, self.lock = path, key, threading.Lock()
+        self.table = read_table(path) if path.is_file() else pd.DataFrame(columns=list(key))
+        if missing := [name for name in key if name not in self.table]:
+            raise InputError(f"{path} has no column {missing[0]}: it is no table of these runs")
+
+    def __contains__(self, run: dict[str, Any]) -> bool:
+        return len(self.select(**{name: run[name] for name in self.key})) > 0
+
+    def select(self, **values: Any) -> pd.DataFrame:
+        """The rows with these values."""
+        rows = self.table
+        for name, value in values.items():
+            rows = rows[rows[name] == value]
+        return rows
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row and write the file."""
+        with self.lock:
+            self.table = pd.concat([self.table, pd.DataFrame([row])], ignore_index=True)
+            self.table = self.table.sort_values(list(self.key), ignore_index=True)
+            with replace_file(self.path) as temporary:
+                self.table.to_csv(temporary, index=False, float_format="%.6g")
