@@ -118,6 +118,7 @@ DATA_SET_FIELDS = {
     "stride": whole(0),
     "seed": whole(0),
     "mpp": RESOLUTION,
+    "downscale": number(1, 1e3),
 }
 
 
@@ -140,6 +141,8 @@ class DataSet:
     """of the split"""
     mpp: float | None = None
     """micrometres a pixel; None where unknown, and in what was written before this was asked for"""
+    downscale: float = 1.0
+    """how many times smaller the patches are than the images they are of, in each direction"""
 
     @classmethod
     def read(cls, root: Path) -> "DataSet":

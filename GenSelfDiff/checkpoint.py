@@ -15,7 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from file_contents import CLASS_NAMES, PATCH_SIDE, RESOLUTION, TEXT, Wanted, check_fields, one_of, optional, whole
+from file_contents import (
+    CLASS_NAMES,
+    PATCH_SIDE,
+    RESOLUTION,
+    TEXT,
+    Wanted,
+    check_fields,
+    number,
+    one_of,
+    optional,
+    whole,
+)
 from utils_general import SNAPSHOTS, InputError, replace_file
 
 VERSION = 1
@@ -66,6 +77,7 @@ FIELDS = {
     "classes": CLASS_NAMES,
     "patch_size": PATCH_SIDE,
     "mpp": RESOLUTION,
+    "downscale": number(1, 1e3),
     "instances": optional(one_of("watershed", "components")),
 }
 """What is looked at in every checkpoint, whatever network it is of, where it is there."""

@@ -79,6 +79,8 @@ class TrainedPredictor:
     """pixels of a side of the training's patches; None where unknown"""
     mpp: float | None
     """micrometres a pixel of the training's patches; None where unknown"""
+    downscale: float
+    """how many times smaller than their images the training's patches were"""
     instances: InstanceMethod
     """how its class maps become instances"""
     path: Path
@@ -113,6 +115,7 @@ def load(settings: PredictorSettings) -> TrainedPredictor:
         classes=loaded["classes"],
         patch_size=loaded.get("patch_size"),
         mpp=loaded.get("mpp"),
+        downscale=loaded.get("downscale", 1.0),
         instances=loaded.get("instances") or _usual_instances(loaded["classes"]),
         path=path,
         epoch=loaded["epoch"],

@@ -15,7 +15,7 @@ from utils_general import SNAPSHOTS, InputError, read_json, replace_file, write_
 # The batch size may with the number of processes: their product, the joint batch, may not.
 MAY_CHANGE = {
     "epochs", "steps", "batch_size", "workers", "cache", "device", "save_minutes", "fresh", "sample_every", "data",
-    "recipe", "checkpoint_activations", "compile", "tensorboard", "run_name", "mpp", "instances",
+    "recipe", "checkpoint_activations", "compile", "tensorboard", "run_name", "mpp", "downscale", "instances",
 }  # fmt: skip
 
 _held: dict[Path, FolderLock] = {}  # the run that this process trains

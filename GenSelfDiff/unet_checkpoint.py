@@ -7,7 +7,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from file_contents import check_fields, one_of, whole
+from file_contents import check_fields, one_of, optional, whole
 from GenSelfDiff import checkpoint
 from GenSelfDiff.diffusion import ScheduleName
 from GenSelfDiff.unet import DiffusionNet, SegNet
@@ -22,6 +22,7 @@ SETTINGS = {
     "timestep": whole(0, 10**6),
     "timesteps": whole(1, 10**6),
     "schedule": one_of(*get_args(ScheduleName)),
+    "t_below": optional(whole(1, 10**6)),
 }
 """What a U-Net's run sets, and its checkpoint says."""
 
@@ -75,6 +76,10 @@ def load_diffusion(path: Path, device: torch.device) -> tuple[DiffusionNet, dict
     loaded = checkpoint.load_handed_on(path)
     _check_diffusion(loaded, path)
     check_fields(loaded.get("settings", {}), SETTINGS, f"{path}, settings,")
+    if below := loaded.get("settings", {}).get("t_below"):
+        raise InputError(
+            f"{path} was trained at the steps below {below} only, and cannot draw images: take another run"
+        )
     state = loaded["model_state_dict"]
     dim = dim_of(state, path)
     return _fill(lambda: DiffusionNet(dim), state, path).to(device).eval(), loaded

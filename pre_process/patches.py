@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from file_contents import CLASS_NAMES, DataSet, check_fields, check_name
 from output_folder import input_paths, replace_folder
+from pre_process.resolution import Maps, reduce, reduced_shape, write_native
 from utils_general import (
     SIDE_MULTIPLE,
     SPLIT_SEED,
@@ -50,6 +51,12 @@ class PatchSettings:
     not given, with the protocol official, whose figures are of whole images, and not with the paper's"""
     mpp: float | None = None
     """micrometres a pixel of the images, where known: segment.py brings other images to this resolution"""
+    downscale: float = 1.0
+    """work on images so many times smaller, by area averaging; tests still measure at their own size"""
+    working_mpp: float | None = None
+    """the same, as micrometres a pixel of the smaller images; needs mpp"""
+    validation_images: int | None = None
+    """how many images outside test/ are held out for validation; a tenth if not given"""
     overwrite: bool = False
     """replace the patches of an earlier run"""
 
@@ -59,7 +66,16 @@ class PatchSettings:
             raise InputError(f"--patch-size {self.patch_size}: the network wants a multiple of {SIDE_MULTIPLE}")
         if self.stride < 1:
             raise InputError(f"--stride {self.stride}: at least 1 pixel is wanted")
-        at_least(self, mpp=1e-3)
+        at_least(self, mpp=1e-3, downscale=1, working_mpp=1e-3, validation_images=0)
+        if self.working_mpp is not None and (self.mpp is None or self.downscale != 1):
+            raise InputError("--working-mpp wants the images' --mpp, and no --downscale beside it")
+        if self.factor < 1:
+            raise InputError(f"--working-mpp {self.working_mpp:g} is finer than the images' --mpp {self.mpp:g}")
+
+    @property
+    def factor(self) -> float:
+        """How many times smaller the images are made, in each direction."""
+        return self.downscale if self.working_mpp is None else self.working_mpp / self.mpp
 
 
 @dataclass(frozen=True)
@@ -78,23 +94,23 @@ class SourceImage:
         """The file's name without its extension."""
         return self.file.stem
 
-    def read(
-        self, patch_size: int, classes: Sequence[str], told: list[str] | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Image uint8 (H, W, 3), class indices uint8 (H, W) and instance numbers uint16 (H, W); None where unknown.
+    def read(self, settings: PatchSettings, classes: Sequence[str], told: list[str] | None = None) -> Maps:
+        """The whole image with its labels.
 
         `told` is given what is to be said of how the image is read. Raises `InputError` for an image smaller than a
         patch, labels of another size, a class that has no name, and instance numbers that do not fit 16 bit.
         """
         image = read_rgb(self.file, told)
         height, width = image.shape[:2]
-        if min(height, width) < patch_size:
+        if min(reduced_shape((height, width), settings.factor)) < settings.patch_size:
+            size = f"{settings.patch_size}x{settings.patch_size}"
+            reduced = f" reduced {settings.factor:g} times" if settings.factor > 1 else ""
             raise InputError(
-                f"{self.file} is {width}x{height} pixels, smaller than a patch of {patch_size}x{patch_size}: "
+                f"{self.file} is {width}x{height} pixels,{reduced} smaller than a patch of {size}: "
                 "remove it or choose a smaller --patch-size"
             )
         if self.read_labels is None:
-            return image, None, None
+            return Maps(image)
         class_map, instance_map = self.read_labels((height, width))
         if class_map.shape != (height, width):
             found = f"{class_map.shape[1]}x{class_map.shape[0]}"
@@ -103,7 +119,7 @@ class SourceImage:
         if instance_map is not None:
             why = "more do not fit a 16-bit PNG: number them from 1"
             instance_map = self._checked(instance_map, "instance", LARGEST_INSTANCE, why).astype(np.uint16)
-        return image, class_map.astype(np.uint8), instance_map
+        return Maps(image, class_map.astype(np.uint8), instance_map)
 
     def _checked(self, array: np.ndarray, kind: str, highest: int, why: str) -> np.ndarray:
         wrong = array.max() if array.max() > highest else array.min()
@@ -201,13 +217,14 @@ def write_data_set(
     }
     name = settings.output.resolve().name
     data_set = DataSet(
-        name, protocol, classes, instances, settings.patch_size, settings.stride, SPLIT_SEED, settings.mpp
-    )
+        name, protocol, classes, instances, settings.patch_size, settings.stride, SPLIT_SEED,
+        settings.mpp and settings.mpp * settings.factor, settings.factor,
+    )  # fmt: skip
     with replace_folder(settings.output, "dataset.json", settings.overwrite, input_paths(settings)) as root:
         summary = _check(settings, classes, folders)
         with tqdm(total=int(summary.patches.sum()), desc="cutting", unit="patch", disable=None) as bar:
             for folder, sources in folders.items():
-                _write_folder(root / folder, settings, classes, sources, _splits(folder, sources), bar)
+                _write_folder(root / folder, settings, classes, sources, _splits(folder, sources, settings), bar)
         write_json(root / "dataset.json", asdict(data_set))
     table = summary.groupby(["folder", "split"], sort=False).sum(min_count=1).reset_index()
     table["instances"] = ["-" if pd.isna(n) else n for n in table.instances]
@@ -215,11 +232,19 @@ def write_data_set(
     return int(summary.instances.sum())
 
 
-def _splits(folder: str, sources: list[SourceImage]) -> list[str]:
-    """The split of each source image: 10 % of the images are held out for validation, outside test/."""
+def _splits(folder: str, sources: list[SourceImage], settings: PatchSettings) -> list[str]:
+    """The split of each source image: outside test/, some are held out for validation, if not said otherwise 10 %."""
     if folder == "test":
         return [source.test_split for source in sources]
-    train = range(len(sources)) if len(sources) == 1 else split_by_image(range(len(sources)), 0.9)[0]
+    share = 0.9
+    if settings.validation_images is not None:
+        if settings.validation_images >= len(sources):
+            raise InputError(
+                f"--validation-images {settings.validation_images}: there are {len(sources)} images in {folder}, "
+                "and at least one has to be left to train on"
+            )
+        share = 1 - settings.validation_images / len(sources)
+    train = range(len(sources)) if len(sources) == 1 else split_by_image(range(len(sources)), share)[0]
     return ["train" if i in train else "val" for i in range(len(sources))]
 
 
@@ -231,13 +256,13 @@ def _check(settings: PatchSettings, classes: list[str], folders: dict[str, list[
     rows, remarks = [], defaultdict(list)
     with tqdm(total=sum(map(len, folders.values())), desc="checking", unit="image", disable=None) as bar:
         for folder, sources in folders.items():
-            for source, split in zip(sources, _splits(folder, sources), strict=True):
+            for source, split in zip(sources, _splits(folder, sources, settings), strict=True):
                 check_name(source.name, str(source.file.parent))
-                image, _, instance_map = source.read(settings.patch_size, classes, told := [])
+                native = source.read(settings, classes, told := [])
                 for remark in told:
                     remarks[remark].append(source.file)
-                patches = len(window_positions(image.shape[:2], settings))
-                instances = pd.NA if instance_map is None else np.count_nonzero(np.unique(instance_map))
+                patches = len(window_positions(reduced_shape(native.image.shape[:2], settings.factor), settings))
+                instances = pd.NA if native.instances is None else np.count_nonzero(np.unique(native.instances))
                 rows.append((folder, split, 1, patches, instances))
                 bar.update()
     for remark, files in remarks.items():
@@ -249,13 +274,19 @@ def _check(settings: PatchSettings, classes: list[str], folders: dict[str, list[
 def _write_folder(
     folder: Path, settings: PatchSettings, classes: list[str], sources: list[SourceImage], splits: list[str], bar: tqdm
 ) -> None:
-    """Write the patches of `sources`, numbered from 0, their index.csv, and the sizes of their images, sources.csv."""
+    """Write the patches of `sources`, numbered from 0, their index.csv, and the sizes of their images, sources.csv.
+
+    Those are the images' own sizes, also where the patches are of smaller ones: labelled images are kept whole then.
+    """
     rows, sizes = [], []
     for source, split in zip(sources, splits, strict=True):
-        image, class_map, instance_map = source.read(settings.patch_size, classes)
-        sizes.append((source.name, *image.shape[1::-1]))
-        maps = {"images/image": image, "labels/label": class_map, "instances/instance": instance_map}
-        for x, y in window_positions(image.shape[:2], settings):
+        native = source.read(settings, classes)
+        sizes.append((source.name, *native.image.shape[1::-1]))
+        seen = reduce(native, settings.factor)
+        if seen is not native and native.classes is not None:
+            write_native(folder, source.name, native)
+        maps = {"images/image": seen.image, "labels/label": seen.classes, "instances/instance": seen.instances}
+        for x, y in window_positions(seen.image.shape[:2], settings):
             for stem, array in maps.items():
                 if array is not None:
                     patch = array[y : y + settings.patch_size, x : x + settings.patch_size]

@@ -165,7 +165,8 @@ def main(settings: Settings) -> None:
     model = build_network(settings, len(classes))
     prepare_run(settings, devices)
     about = {"classes": classes, "data_set": patches.data_set.name, "patch_size": training.size}
-    about |= {"mpp": patches.data_set.mpp, "instances": patches.data_set.instances, "labelled": drawn}
+    about |= {"mpp": patches.data_set.mpp, "downscale": patches.data_set.downscale}
+    about |= {"instances": patches.data_set.instances, "labelled": drawn}
     rates = rate_groups(model, settings.head_steps, settings.layer_decay, settings.keep_last_block)
     Trainer(Segmentation(settings), model, settings, training, validation, devices, about, rates).run()
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,11 @@ from tqdm import tqdm
 
 from file_contents import DataSet
 from GenSelfDiff import released_layout
+from GenSelfDiff.data import labelled_folder
 from GenSelfDiff.evaluation import pixel_metrics
 from GenSelfDiff.evaluation.calibration import calibration_bins
 from GenSelfDiff.evaluation.coverage import source_areas
-from GenSelfDiff.evaluation.images import ImagePatches, PredictedImage, within
+from GenSelfDiff.evaluation.images import ImagePatches, PredictedImage, enlarged, within
 from GenSelfDiff.evaluation.instance_metrics import INSTANCE_COUNTS, instance_counts, instance_metrics
 from GenSelfDiff.evaluation.object_fates import FATE_COUNTS
 from GenSelfDiff.instances import InstanceSettings, of_class, to_instances
@@ -30,6 +32,7 @@ from GenSelfDiff.patches import Patches
 from GenSelfDiff.predictor import Predictor, WholePredictor, as_one
 from utils_general import InputError
 
+TestSplit = Literal["test", "val"]
 COVERED = "covered share"
 OBJECTS = ("true objects", "predicted objects", *FATE_COUNTS)
 """What is counted in every image, all classes together"""
@@ -156,10 +159,11 @@ def evaluate(
     groups = patches.index.groupby(["split", "source"], sort=False)
     for (_, source), rows in tqdm(groups, "images", groups.ngroups, disable=None):
         image_patches = ImagePatches.read(patches, rows)
-        annotated = image_patches.stitched()
+        seen, annotated = image_patches.seen(), image_patches.annotated()
         start = time.perf_counter()
-        of_patches, probabilities = predict(image_patches.images).argmax(1), whole(annotated.pixels)
+        of_patches, probabilities = predict(image_patches.images).argmax(1), whole(seen)
         seconds = time.perf_counter() - start
+        probabilities = np.stack([enlarged(p, annotated.covered.shape) for p in probabilities])
         prediction = np.where(annotated.covered, probabilities.argmax(0), 0)
         instances = within(annotated.covered, to_instances(prediction, method, settings))
         image = PredictedImage(**vars(annotated), prediction=prediction, instances=instances)
@@ -256,8 +260,17 @@ def columns(by_class: dict[str, np.ndarray], classes: list[str]) -> dict[str, fl
     return row
 
 
-def patches_to_test(root: Path) -> Patches:
-    """The labelled test patches of a data set, `root/test`; or `root` itself where that is a folder as released."""
+def patches_to_test(root: Path, split: TestSplit = "test") -> Patches:
+    """The labelled test patches of a data set, `root/test`; or `root` itself where that is a folder as released.
+
+    "val": the images that are held out of training, among `root/labelled`.
+    """
+    if split == "val":
+        patches = Patches(labelled_folder(root), labelled=True)
+        patches.index = patches.index[patches.index.split == "val"]
+        if not len(patches.index):
+            raise InputError(f"{patches.folder} holds no image out of training: there is no --split val to test on")
+        return patches
     folder = root if (root / released_layout.LABELS).is_file() else root / "test"
     if not folder.is_dir():
         raise InputError(f"{root} has no folder test: its preprocessing made no labelled test patches")

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 
 from GenSelfDiff.evaluation.instance_metrics import check_instances
 from GenSelfDiff.instances import InstanceSettings, to_instances
+from GenSelfDiff.native import native_files
 from GenSelfDiff.patches import Patches
-from utils_general import InputError, read_index_map, write_png
+from utils_general import InputError, read_index_map, read_rgb, write_png
 
 LABEL_MAPS = "label_maps"  # folder of the predicted maps in that of the results
 Corners = list[tuple[int, int]]
@@ -59,6 +61,10 @@ class ImagePatches:
     """class indices (N, H, W)"""
     instances: np.ndarray | None
     """numbers of the annotated objects (N, H, W), None where only classes are annotated"""
+    origin: tuple[int, int]
+    """x, y in the source image where the first patches begin, in pixels of the patches"""
+    downscale: float
+    """how many times smaller than the source image the patches are"""
 
     @classmethod
     def read(cls, patches: Patches, rows: pd.DataFrame) -> "ImagePatches":
@@ -72,40 +78,81 @@ class ImagePatches:
             images=np.stack([patches.image(i) for i in rows.patch]),
             labels=np.stack([patches.label(i) for i in rows.patch]),
             instances=np.stack([patches.instances(i) for i in rows.patch]) if patches.has_instances else None,
+            origin=(int(rows.x.min()), int(rows.y.min())),
+            downscale=patches.data_set.downscale,
         )
 
-    def stitched(self) -> AnnotatedImage:
-        """The whole image. Where objects are not annotated they are the connected components of its class map.
+    def seen(self) -> np.ndarray:
+        """What a predictor is shown: the whole image uint8 (H, W, 3), white where there is no patch."""
+        return np.where(self._covered()[..., None], stitch(self.images, self.corners), np.uint8(255))
 
-        `InputError` for annotated objects that are none: see `check_instances`.
+    def annotated(self) -> AnnotatedImage:
+        """What is measured on: the whole image, at its own size where the patches are of a smaller one.
+
+        Where objects are not annotated they are the connected components of its class map. `InputError` for annotated
+        objects that are none: see `check_instances`.
         """
-        covered = stitch(np.ones_like(self.labels, bool), self.corners)
-        truth = stitch(self.labels, self.corners)
-        if self.instances is None:
+        pixels, covered, truth = self.seen(), self._covered(), stitch(self.labels, self.corners)
+        instances = None if self.instances is None else stitch(self.instances, self.corners)
+        if self.downscale > 1:
+            pixels, truth, instances = self._native(covered.shape)
+            covered = enlarged(covered.astype(np.uint8), truth.shape, cv2.INTER_NEAREST).astype(bool)
+            pixels = np.where(covered[..., None], pixels, np.uint8(255))
+            truth = np.where(covered, truth, 0)
+        if instances is None:
             instances = to_instances(truth, "components", InstanceSettings(minimum_area=1))
         else:
-            instances = self._annotated_instances()
+            self._check_instances(instances)
         return AnnotatedImage(
             source=self.source,
             split=self.split,
-            pixels=np.where(covered[..., None], stitch(self.images, self.corners), np.uint8(255)),
+            pixels=pixels,
             covered=covered,
             truth=truth,
             true_instances=within(covered, instances),
         )
 
-    def _annotated_instances(self) -> np.ndarray:
-        instances = stitch(self.instances, self.corners)
+    def _covered(self) -> np.ndarray:
+        return stitch(np.ones_like(self.labels, bool), self.corners)
+
+    def _native(self, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Image, class indices and instance numbers, if there are any, of the region of `shape` (H, W) reduced pixels
+        that the patches span, at its own size."""
+        files = native_files(self.folder, self.source)
+        if not (files.image.is_file() and files.classes.is_file()):
+            raise InputError(
+                f"{files.image} or {files.classes.name} is missing: patches of reduced images are measured on them; "
+                "run preprocess.py again"
+            )
+        image, truth = read_rgb(files.image), read_index_map(files.classes)
+        instances = read_index_map(files.instances) if self.instances is not None else None
+        if any(array is not None and array.shape[:2] != image.shape[:2] for array in (truth, instances)):
+            raise InputError(f"{files.image} and its labels are not of one size; run preprocess.py again")
+        (left, top), (height, width) = self.origin, image.shape[:2]
+        reduced = [max(1, round(n / self.downscale)) for n in (height, width)]
+        if top + shape[0] > reduced[0] or left + shape[1] > reduced[1]:
+            raise InputError(f"{files.image} is smaller than what its patches cover; run preprocess.py again")
+        box = np.s_[
+            round(top * height / reduced[0]) : round((top + shape[0]) * height / reduced[0]),
+            round(left * width / reduced[1]) : round((left + shape[1]) * width / reduced[1]),
+        ]
+        return image[box], truth[box], None if instances is None else instances[box]
+
+    def _check_instances(self, instances: np.ndarray) -> None:
         try:
             check_instances(instances, f"the annotation of {self.source} in {self.folder}/instances")
         except ValueError as error:
             raise InputError(f"{error}; without that folder connected components are taken") from None
-        return instances
 
 
 def within(covered: np.ndarray, instances: np.ndarray) -> np.ndarray:
     """The instances (H, W) where there is a patch: a gap between patches is no hole to be filled."""
     return np.where(covered, instances, 0)
+
+
+def enlarged(array: np.ndarray, shape: tuple[int, int], method: int = cv2.INTER_LINEAR) -> np.ndarray:
+    """(H, W, ...) brought to `shape` (height, width): a pixel covers what its own pixels cover."""
+    return array if array.shape[:2] == shape else cv2.resize(array, shape[::-1], interpolation=method)
 
 
 def stitch(patches: np.ndarray, corners: Corners) -> np.ndarray:
@@ -135,7 +182,7 @@ def read_again(patches: Patches, source: str, split: str, label_maps: Path) -> P
     """A tested image from its patches and its label maps, so that no test keeps all its images in memory."""
     rows = patches.index[(patches.index.source == source) & (patches.index.split == split)]
     return PredictedImage(
-        **vars(ImagePatches.read(patches, rows).stitched()),
+        **vars(ImagePatches.read(patches, rows).annotated()),
         prediction=read_index_map(label_maps / f"{source}_classes.png"),
         instances=read_index_map(label_maps / f"{source}_instances.png"),
     )

@@ -64,6 +64,8 @@ class Settings(TrainingSettings):
     """k of the P2 weight 1 / (k + SNR)^gamma"""
     p2_gamma: float = 1.0
     """gamma of the P2 weight; 0: plain squared error"""
+    t_below: int | None = None
+    """train only at steps t below this, of little noise; at all if not given. Such a network draws no images"""
     input_range: tuple[float, float] = PRETRAINING_RANGE
     sample_every: int = 20
     """epochs between pictures of one image being sampled; 0: none"""
@@ -71,7 +73,9 @@ class Settings(TrainingSettings):
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
         super().check()
-        at_least(self, timesteps=1, p2_k=0, p2_gamma=0, sample_every=0)
+        at_least(self, timesteps=1, p2_k=0, p2_gamma=0, sample_every=0, t_below=1)
+        if self.t_below is not None and self.t_below > self.timesteps:
+            raise InputError(f"--t-below is {self.t_below}: there are {self.timesteps} --timesteps")
         if not self.data:
             raise InputError("--data names no data set")
 
@@ -85,11 +89,13 @@ class NoisePrediction:
         self.settings, self.size = settings, size
         self.diffusion = GaussianDiffusion(settings.schedule, settings.timesteps, settings.p2_k, settings.p2_gamma)
         self.diffusion.to(device)
+        self.trained_steps = settings.t_below or settings.timesteps
+        """t is below"""
 
     def _losses(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """P2 loss an image (B,) and its steps t (B,); t and noise come from each image's own seed."""
         x_0, keys = batch["image"], batch["seed"]
-        t, noise = keyed_steps(keys, self.diffusion.timesteps), keyed_normal(keys, *x_0.shape[1:])
+        t, noise = keyed_steps(keys, self.trained_steps), keyed_normal(keys, *x_0.shape[1:])
         predicted = model(self.diffusion.q_sample(x_0, t, noise), t)
         return self.diffusion.p2_loss(noise, predicted, t), t
 
@@ -100,7 +106,7 @@ class NoisePrediction:
             "published": (PUBLISHED_BATCH * losses.sum(), len(losses)),
         }
         quarter = t * QUARTERS // self.diffusion.timesteps
-        for q in range(QUARTERS):
+        for q in range(((self.trained_steps - 1) * QUARTERS) // self.diffusion.timesteps + 1):
             inside = quarter == q
             sums[f"quarter_{q + 1}"] = ((losses * inside).sum(), inside.sum())
         return sums
@@ -116,7 +122,7 @@ class NoisePrediction:
 
     def after_epoch(self, model: nn.Module, epoch: int, folder: Path) -> None:
         """Every `sample_every` epochs, draw 100 moments of one image's sampling, always from the same noise."""
-        if not self.settings.sample_every or epoch % self.settings.sample_every:
+        if not self.settings.sample_every or epoch % self.settings.sample_every or self.settings.t_below:
             return
         moments = {round(i * (self.settings.timesteps - 1) / 99) for i in range(100)}
         sampling = sample(self.diffusion, model, self.size, [self.settings.seed])
@@ -138,6 +144,8 @@ def main(settings: Settings) -> None:
     model = DiffusionNet(settings.dim)
     initialise(model, settings.initial_weights)
     stage = NoisePrediction(settings, training.size, devices.device)
+    if settings.t_below is not None and settings.sample_every:
+        print("no images are sampled: the network learns nothing of the steps from --t-below on")
     resolutions = {f.data_set.mpp for f in folders}
     about = {"data_sets": [describe(f.data_set) for f in folders], "patch_size": training.size}
     about["mpp"] = resolutions.pop() if len(resolutions) == 1 else None  # of several, none is that of the network

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from GenSelfDiff.evaluation.calibration import calibration_error, tells_how_sure
-from GenSelfDiff.evaluation.evaluate import COVERED, Evaluation, check_patches, evaluate
+from GenSelfDiff.evaluation.evaluate import COVERED, Evaluation, TestSplit, check_patches, evaluate
 from GenSelfDiff.evaluation.images import LABEL_MAPS, read_again, write_label_maps
 from GenSelfDiff.evaluation.pixel_metrics import ABSENT_CLASSES
 from GenSelfDiff.instances import InstanceSettings
@@ -35,6 +35,8 @@ class ReportSettings(InstanceSettings):
 
     data: Path = MONUSEG
     """root of the data set: its test patches"""
+    split: TestSplit = "test"
+    """test, or val: the labelled images that are held out of training, to make choices on"""
     pictures: int = 20
     """how many images get pictures, beside the report's examples; label maps are written of all"""
     overwrite: bool = False
@@ -65,7 +67,8 @@ def run_test(settings: ReportSettings, output: Path, patches: Patches, method: M
     with replace_folder(output, MARKER, settings.overwrite, input_paths(settings)) as folder:
         check_patches(patches, len(method.classes))
         evaluation, seconds = _evaluate(settings, patches, method, folder / LABEL_MAPS)
-        about = {**plain(settings), **method.about}
+        reduced = {"patches reduced": f"{factor:g} times"} if (factor := patches.data_set.downscale) != 1 else {}
+        about = {**plain(settings), **method.about, **reduced}
         write_tables(evaluation, folder)
         write_json(folder / MARKER, _summary(evaluation, about, seconds))
     _print(evaluation)

@@ -28,14 +28,15 @@ class Settings(PredictorSettings, WindowSettings, ReportSettings):
     """Test a fine-tuned network on the test patches of a data set."""
 
     output: Path | None = None
-    """folder for the results; results/<run> if not given, results/<name> for a published <name>.pth"""
+    """folder for the results; results/<run> if not given, results/<name> for a published <name>.pth; _val is added
+    with --split val"""
 
 
 def main(settings: Settings) -> None:
     """Check everything, predict, evaluate, write."""
     settings.check_windows()
     network = predictor.load(settings)
-    patches = patches_to_test(settings.data)
+    patches = patches_to_test(settings.data, settings.split)
     size = patches.data_set.patch_size
     if size % SIDE_MULTIPLE:
         raise InputError(
@@ -55,7 +56,8 @@ def main(settings: Settings) -> None:
         about=network.about,
         stages=training_stages(network.path, network.training),
     )
-    run_test(settings, settings.output or RESULTS / network.name, patches, method)
+    name = network.name + ("_val" if settings.split == "val" else "")
+    run_test(settings, settings.output or RESULTS / name, patches, method)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def segment_image(
     began, name = time.monotonic(), readable(path.name)
     with contextlib.closing(open_image(path)) as source:
         mpp = source.mpp or settings.image_mpp
-        view = View.scaled(source, scale_of(path, mpp, trained=network.mpp, wanted=settings.mpp))
+        scale = scale_of(path, mpp, trained=network.mpp, wanted=settings.mpp, downscale=network.downscale)
+        view = View.scaled(source, scale)
         blocks = Blocks(state, view.height, view.width, settings.block_size)
         wanted, looked_at = _wanted(source, view, settings)
         _infer(view, blocks, network, windows_of(network, settings), wanted, name)
@@ -122,12 +123,20 @@ def _doubts(
     return doubts(image.mpp, network.mpp, found)
 
 
-def scale_of(path: Path, own: float | None, *, trained: float | None, wanted: float | None) -> float:
-    """Pixels of the image in one pixel of the working resolution, from micrometres a pixel, None where unknown."""
+def scale_of(
+    path: Path, own: float | None, *, trained: float | None, wanted: float | None, downscale: float = 1.0
+) -> float:
+    """Pixels of the image in one pixel of the working resolution, from micrometres a pixel, None where unknown.
+
+    Where they do not tell, the image is taken for one of the training's resolution before that was reduced `downscale`
+    times.
+    """
     if own is None and wanted is not None:
         raise InputError(f"{path} does not say its resolution, which --mpp needs: say it with --image-mpp")
     working = wanted or trained
-    if own is None or working is None or 1 / SAME < working / own < SAME:
+    if own is None or working is None:
+        return downscale
+    if 1 / SAME < working / own < SAME:
         return 1.0
     return working / own
 

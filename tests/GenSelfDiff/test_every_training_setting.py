@@ -62,6 +62,7 @@ PRETRAINING = SHARED | {
     "schedule": ("linear", {"weights", "history"}),
     "p2_k": (2.0, {"weights", "history"}),
     "p2_gamma": (0.0, {"weights", "history"}),
+    "t_below": (10, {"weights", "history"}),
     "sample_every": (1, {"files"}),
 }
 FINETUNING = SHARED | {

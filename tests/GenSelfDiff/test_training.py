@@ -188,6 +188,24 @@ def test_losses_are_told_by_quarter_of_the_steps(pretraining):
     ]  # fmt: skip
 
 
+def test_the_low_noise_alone(pretraining, capsys):
+    """Of 40 steps those below 15: the first two quarters; nothing is sampled, and no images are drawn from it later."""
+    settings = replace(pretraining, timesteps=40, t_below=15, p2_gamma=0.0, epochs=1, sample_every=1)
+    stage = SS_diff.NoisePrediction(settings, 16, torch.device("cpu"))
+    batch = {"image": torch.zeros(500, 3, 2, 2), "seed": torch.arange(500)}
+    _, t = stage._losses(lambda x, t: x, batch)
+    assert sorted(set(t.tolist())) == [*range(15)]
+    SS_diff.main(settings)
+    table = history(settings.run_name)
+    assert [f"val_quarter_{q}" in table for q in (1, 2, 3, 4)] == [True, True, False, False]
+    assert "no images are sampled" in capsys.readouterr().out
+    assert not list(Path(settings.run_name).glob("sample_*"))
+    with pytest.raises(InputError, match="trained at the steps below 15 only, and cannot draw images"):
+        unet_checkpoint.load_diffusion(Path(settings.run_name) / "best.pth", torch.device("cpu"))
+    with pytest.raises(InputError, match="--t-below is 15: there are 10 --timesteps"):
+        SS_diff.main(replace(settings, timesteps=10))
+
+
 def test_dice_by_hand():
     """Of three true pixels of two classes two are found, one as the other class; one more is invented."""
     predicted, labels = torch.tensor([[[1, 1, 2, 0, 0]]]), torch.tensor([[[1, 2, 2, 0, 0]]])
