@@ -63,6 +63,7 @@ REPORT = {
     "largest_hole": (10, "label_maps/*_instances.png"),
     "smoothing": (8.0, "label_maps/*_instances.png"),
     "pictures": (1, "pictures/*_panel.png"),
+    "split": ("val", "images.csv"),
 }
 TEST = REPORT | {
     "run": ("{there}/run", "summary.json"),
@@ -80,6 +81,9 @@ PATCHES = {
     "stride": (4, "*/index.csv"),
     "border_windows": (True, "*/index.csv"),
     "mpp": (0.7, "dataset.json"),
+    "downscale": (2.0, "test/images/image_0.png"),
+    "working_mpp": (0.5, "test/images/image_0.png"),
+    "validation_images": (2, "labelled/index.csv"),
 }
 MONUSEG = PATCHES | {"raw": ("{there}/monuseg", "test/images/*"), "protocol": ("official", "labelled/index.csv")}
 GLAS = PATCHES | {"raw": ("{there}/glas", "test/images/*"), "protocol": ("official", "labelled/index.csv")}
@@ -128,16 +132,17 @@ def blobs(dark):
 
 
 def write_test_set(root, dark):
-    """A test folder of one image of two patches."""
-    for kind in ("images", "labels"):
-        (root / "test" / kind).mkdir(parents=True)
-    rows = ["patch,source,x,y,split"]
-    for i in range(2):
-        image, mask = blobs(dark)
-        Image.fromarray(np.roll(image, i, 0)).save(root / "test" / "images" / f"image_{i}.png")
-        Image.fromarray(np.roll(mask, i, 0)).save(root / "test" / "labels" / f"label_{i}.png")
-        rows.append(f"{i},s,{64 * i},0,test")
-    (root / "test" / "index.csv").write_text("\n".join(rows) + "\n")
+    """A test folder of one image of two patches, and such an image that is held out."""
+    for folder, split in (("test", "test"), ("labelled", "val")):
+        for kind in ("images", "labels"):
+            (root / folder / kind).mkdir(parents=True)
+        rows = ["patch,source,x,y,split"]
+        for i in range(2):
+            image, mask = blobs(dark)
+            Image.fromarray(np.roll(image, i, 0)).save(root / folder / "images" / f"image_{i}.png")
+            Image.fromarray(np.roll(mask, i, 0)).save(root / folder / "labels" / f"label_{i}.png")
+            rows.append(f"{i},{folder},{64 * i},0,{split}")
+        (root / folder / "index.csv").write_text("\n".join(rows) + "\n")
     about = {"name": "blobs", "protocol": "paper", "classes": ["background", "nucleus"], "instances": "watershed"}
     write_json(root / "dataset.json", about | {"patch_size": 64, "stride": 64, "seed": 2023})
 
@@ -222,7 +227,7 @@ def base_settings(script, here, output):
         return script.Settings(data=here / "dark", output=output, pictures=0)
     if script is make_demo_data:
         return script.Settings(output=output, training_images=1, test_images=2, size=64)
-    cut = {"output": output, "patch_size": 8, "stride": 8}
+    cut = {"output": output, "patch_size": 8, "stride": 8, "mpp": 0.25}
     if script is own_data:
         return script.Settings(images=here / "own" / "images", labels=here / "own" / "labels", **cut)
     raw = {monuseg: "monuseg", glas: "glas", hn: "hn"}[script]
