@@ -203,7 +203,9 @@ def test_real_labels_lie_on_dark_pixels(real_data):
     """No shift: the nuclei of a real image are best matched where the labels are, and each has its number."""
     file = real_data / "MoNuSeg" / TEST_FOLDER / "TCGA-HT-8564-01Z-00-DX1.tif"
     xml = file.with_suffix(".xml")
-    image, class_map, numbers = SourceImage(file, xml, partial(draw_nuclei, read_outlines(xml))).read(256, ["b", "n"])
+    source = SourceImage(file, xml, partial(draw_nuclei, read_outlines(xml)))
+    maps = source.read(Settings(), ["b", "n"])
+    image, class_map, numbers = maps.image, maps.classes, maps.instances
     assert image.shape == (1000, 1000, 3)
     assert len(np.unique(numbers)) - 1 == 249
     red = image[..., 0].astype(float)

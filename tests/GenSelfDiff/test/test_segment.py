@@ -333,6 +333,22 @@ def test_an_image_is_brought_to_the_resolution_of_the_training(settings, monkeyp
     assert sum(shape(f["geometry"]).area for f in features) == pytest.approx(fine.area_px.sum())
 
 
+def test_images_of_unknown_resolution_are_reduced_as_the_training_was(settings, monkeypatch):
+    pixels, mask = tissue(200, 240, number=12, radius=15)
+    Image.fromarray(pixels).save(settings.images / "unknown.png")
+    Image.fromarray(pixels).save(settings.images / "known.png", dpi=(25_400 / 0.5,) * 2)
+    real, sizes = segment.load_network, []
+    monkeypatch.setattr(segment, "load_network", lambda *a: replace(real(*a), mpp=0.5, downscale=2.0))
+    blocks = whole_image.Blocks
+    monkeypatch.setattr(
+        whole_image, "Blocks", lambda f, h, w, s: sizes.append((f.name.split("_")[0], h, w)) or blocks(f, h, w, s)
+    )
+    segment.main(settings)
+    assert {("unknown", 100, 120), ("known", 200, 240)} < set(sizes)
+    classes = read_index_map(settings.output / "unknown_classes.png")
+    assert classes.shape == mask.shape and (classes != mask).mean() < 0.02
+
+
 def test_the_resolution_of_images_that_do_not_say_it(settings, monkeypatch):
     trained_at(settings, monkeypatch, 0.5)
     segment.main(replace(settings, image_mpp=0.5))
@@ -364,10 +380,10 @@ def test_objects_are_made_as_the_run_says(settings, run, capsys):
 
 def test_fine_tuning_says_resolution_and_objects_in_the_checkpoint(finetuning, tiny_data_set):
     description = tiny_data_set / "dataset.json"
-    description.write_text(json.dumps({**json.loads(description.read_text()), "mpp": 0.25}))
+    description.write_text(json.dumps({**json.loads(description.read_text()), "mpp": 0.25, "downscale": 2.0}))
     Diff_Seg.main(replace(finetuning, epochs=1))
     written = checkpoint.load(Path(finetuning.run_name) / "best.pth")
-    assert written["mpp"] == 0.25 and written["instances"] == "watershed"
+    assert written["mpp"] == 0.25 and written["downscale"] == 2 and written["instances"] == "watershed"
     description.write_text(description.read_text().replace('"mpp": 0.25', '"mpp": null'))
     Diff_Seg.main(replace(finetuning, epochs=2))  # a run from before the question goes on
 

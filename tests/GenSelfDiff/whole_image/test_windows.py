@@ -43,6 +43,7 @@ def predictor_of(predict, classes):
     """What is known of a predictor that no checkpoint holds."""
     return TrainedPredictor(
         predict=predict, batch_size=5, classes=[str(c) for c in range(classes)], patch_size=None, mpp=None,
+        downscale=1.0,
         instances="components", path=Path("none.pth"), epoch=0, loss=0.0, training={}, about={},
     )  # fmt: skip
 
