@@ -113,7 +113,8 @@ class Grid:
     def do(self, split: str, runs: list[dict[str, Any]]) -> None:
         """Pre-train what they need, then fine-tune and test them."""
         needed = {(ARMS[row["arm"]].pretraining, _seed(row)) for row in runs if ARMS[row["arm"]].pretraining}
-        run_all([partial(self.pretrain, *which) for which in sorted(needed)], self.jobs)
+        in_order = sorted(needed, key=lambda which: ([*PRETRAININGS].index(which[0]), which[1]))
+        run_all([partial(self.pretrain, *which) for which in in_order], self.jobs)
         run_all([partial(self.one_run, split, row) for row in runs], self.jobs)
 
     def pretrained(self, name: str, seed: int) -> Path:

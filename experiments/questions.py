@@ -60,8 +60,8 @@ class Question:
 
 
 PRETRAININGS = {
-    "P2": PreTraining(SMALL),
     "low": PreTraining((*SMALL, "--p2-gamma", 0, "--t-below", 250)),
+    "P2": PreTraining(SMALL),
 }
 KEPT = ("--keep-last-block",)
 ARMS = {
