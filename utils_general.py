@@ -87,6 +87,13 @@ def run_script(main: Callable[[Any], None], settings: type, parse: Callable[[typ
         _stop(f"a name is not valid UTF-8, rename it: {error.object[max(0, error.start - 80) : error.end + 80]}")
     except MemoryError as error:
         _stop(f"there is not enough memory: {error}")
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):  # PyTorch's: GPU, CPU
+            raise
+        _stop(
+            f"there is not enough memory: {error}; a smaller --batch-size or --dim needs less, in training also "
+            "--checkpoint-activations"
+        )
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
@@ -207,7 +214,7 @@ def natural_order(path: Path) -> list[str | int]:
 def image_names(folder: Path, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> list[str]:
     """The names of all image files directly in `folder`, in no order; `InputError` where there are none."""
     if not folder.is_dir():
-        raise InputError(f"folder {folder} does not exist")
+        raise InputError(f"{folder} is no folder" if folder.exists() else f"folder {folder} does not exist")
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if e.name.lower().endswith(extensions) and not e.name.startswith(".")]
     if not names:

@@ -5,6 +5,7 @@ in the epoch, history, settings. Files that the released code wrote are read too
 """
 
 import _codecs
+import errno
 import io
 import numbers
 import os
@@ -115,11 +116,13 @@ def load(path: Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"checkpoint {path} does not exist") from None
-    except OSError:
-        raise
     except Exception as error:  # a damaged file fails anywhere in PyTorch's reader, in many ways
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a place that a cut file does not have
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} is not a whole checkpoint: {reason[:160]}") from None
+        raise InputError(
+            f"{path} is not a whole checkpoint: PyTorch cannot read it ({type(error).__name__}: {reason[:160]})"
+        ) from None
     _check(checkpoint, path)
     return checkpoint
 

@@ -400,6 +400,12 @@ class Trainer:
             raise InputError(f"{self.folder.last} does not fit: {reason}; start over with --fresh") from None
         self.epoch, self.best_loss, self.history = last["epoch"], last["best_loss"], last["history"]
         self.step, self.seconds = last["step"], last["seconds"]
+        start, end = self.course.span(self.epoch)
+        if self.epoch < self.course.epochs and start + self.step > end:
+            raise InputError(
+                f"{self.folder.last} says that {self.step} steps of epoch {self.epoch + 1} are done, which has "
+                f"{end - start}: it is damaged; start over with --fresh"
+            )
         done = int(sum(row.get("steps", self.course.epoch_steps) for row in self.history))
         if done < self.course.steps and done != self.course.span(self.epoch)[0]:
             raise InputError(

@@ -5,6 +5,7 @@ all data sets are treated alike. Splits are made by source image, so that no two
 pixels of the same image, and labels are written losslessly.
 """
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -106,7 +107,7 @@ class SourceImage:
             size = f"{settings.patch_size}x{settings.patch_size}"
             reduced = f" reduced {settings.factor:g} times" if settings.factor > 1 else ""
             raise InputError(
-                f"{self.file} is {width}x{height} pixels,{reduced} smaller than a patch of {size}: "
+                f"{self.file} is {width}x{height} pixels{reduced}, smaller than a patch of {size}: "
                 "remove it or choose a smaller --patch-size"
             )
         if self.read_labels is None:
@@ -250,9 +251,12 @@ def _splits(folder: str, sources: list[SourceImage], settings: PatchSettings) ->
 
 def _check(settings: PatchSettings, classes: list[str], folders: dict[str, list[SourceImage]]) -> pd.DataFrame:
     """Read everything once. A row a source image: folder, split, images (1), patches, instances (NA if unknown)."""
-    name, number = Counter(source.name for sources in folders.values() for source in sources).most_common(1)[0]
+    names = [source.name for sources in folders.values() for source in sources]
+    # On other machines files of their names would be one where case or the form of accents does not count.
+    folded, number = Counter(map(_folded, names)).most_common(1)[0]
     if number > 1:
-        raise InputError(f"{number} images are named {name}: names tell images apart, rename them")
+        alike = sorted({name for name in names if _folded(name) == folded})
+        raise InputError(f"{number} images are named {' and '.join(alike)}: names tell images apart, rename them")
     rows, remarks = [], defaultdict(list)
     with tqdm(total=sum(map(len, folders.values())), desc="checking", unit="image", disable=None) as bar:
         for folder, sources in folders.items():
@@ -269,6 +273,10 @@ def _check(settings: PatchSettings, classes: list[str], folders: dict[str, list[
         print(f"note: {files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}: {remark}")
     table = pd.DataFrame(rows, columns=["folder", "split", "images", "patches", "instances"])
     return table.astype({"instances": "Int64"})
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _write_folder(

@@ -308,6 +308,14 @@ def test_a_mistake_is_told_though_nobody_reads_the_output(run_main):
     one_line(run_main("print('x' * 9); raise InputError('wrong')", '"$@" | true; exit ${PIPESTATUS[0]}'), 1, "wrong")
 
 
+@pytest.mark.parametrize(
+    "words", ["CUDA out of memory. Tried to allocate 9 GiB", "alloc: can't allocate memory: 9 bytes"]
+)
+def test_too_little_memory_is_told(run_main, words):
+    one_line(run_main(f'raise RuntimeError("{words}")'), 1, "there is not enough memory: ")
+    assert "Traceback" in run_main("raise RuntimeError('something else')").stderr
+
+
 def test_a_broken_pipe_of_another_kind_keeps_its_traceback(run_main):
     done = run_main("raise BrokenPipeError(32, 'Broken pipe')")
     assert done.returncode == 1 and "Traceback" in done.stderr

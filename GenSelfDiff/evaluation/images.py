@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from file_contents import DataSet
 from GenSelfDiff.evaluation.instance_metrics import check_instances
 from GenSelfDiff.instances import InstanceSettings, to_instances
 from GenSelfDiff.native import native_files
@@ -14,6 +15,7 @@ from GenSelfDiff.patches import Patches
 from utils_general import InputError, read_index_map, read_rgb, write_png
 
 LABEL_MAPS = "label_maps"  # folder of the predicted maps in that of the results
+SPARSE, SMALL = 100, 10**8  # how many times more pixels than they have patches may span; that many they may always
 Corners = list[tuple[int, int]]
 """x, y of the upper left corner of each patch of an image, pixels; the image begins with the first patch"""
 
@@ -63,12 +65,18 @@ class ImagePatches:
     """numbers of the annotated objects (N, H, W), None where only classes are annotated"""
     origin: tuple[int, int]
     """x, y in the source image where the first patches begin, in pixels of the patches"""
-    downscale: float
-    """how many times smaller than the source image the patches are"""
+    data_set: DataSet
 
     @classmethod
     def read(cls, patches: Patches, rows: pd.DataFrame) -> "ImagePatches":
-        """Those of some rows of `patches.index`, all of one image."""
+        """Those of some rows of `patches.index`, all of one image; `InputError` where they lie absurdly far apart."""
+        size = patches.data_set.patch_size
+        width, height = (int(column.max() - column.min()) + size for column in (rows.x, rows.y))
+        if width * height > max(SPARSE * len(rows) * size**2, SMALL):
+            raise InputError(
+                f"the {len(rows)} patches of {rows.source.iloc[0]} in {patches.folder} span {width}x{height} pixels, "
+                "which they hardly cover: is their index.csv right?"
+            )
         return cls(
             folder=patches.folder,
             source=rows.source.iloc[0],
@@ -79,7 +87,7 @@ class ImagePatches:
             labels=np.stack([patches.label(i) for i in rows.patch]),
             instances=np.stack([patches.instances(i) for i in rows.patch]) if patches.has_instances else None,
             origin=(int(rows.x.min()), int(rows.y.min())),
-            downscale=patches.data_set.downscale,
+            data_set=patches.data_set,
         )
 
     def seen(self) -> np.ndarray:
@@ -94,7 +102,7 @@ class ImagePatches:
         """
         pixels, covered, truth = self.seen(), self._covered(), stitch(self.labels, self.corners)
         instances = None if self.instances is None else stitch(self.instances, self.corners)
-        if self.downscale > 1:
+        if self.data_set.downscale > 1:
             pixels, truth, instances = self._native(covered.shape)
             covered = enlarged(covered.astype(np.uint8), truth.shape, cv2.INTER_NEAREST).astype(bool)
             pixels = np.where(covered[..., None], pixels, np.uint8(255))
@@ -126,10 +134,12 @@ class ImagePatches:
             )
         image, truth = read_rgb(files.image), read_index_map(files.classes)
         instances = read_index_map(files.instances) if self.instances is not None else None
+        if not 0 <= truth.min() <= truth.max() < len(self.data_set.classes):
+            raise InputError(f"{files.classes} holds classes that {self.folder} does not know; run preprocess.py again")
         if any(array is not None and array.shape[:2] != image.shape[:2] for array in (truth, instances)):
             raise InputError(f"{files.image} and its labels are not of one size; run preprocess.py again")
         (left, top), (height, width) = self.origin, image.shape[:2]
-        reduced = [max(1, round(n / self.downscale)) for n in (height, width)]
+        reduced = [max(1, round(n / self.data_set.downscale)) for n in (height, width)]
         if top + shape[0] > reduced[0] or left + shape[1] > reduced[1]:
             raise InputError(f"{files.image} is smaller than what its patches cover; run preprocess.py again")
         box = np.s_[

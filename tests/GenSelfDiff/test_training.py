@@ -417,6 +417,24 @@ def test_finetuning_needs_a_loss(finetuning):
         Diff_Seg.main(replace(finetuning, losses=()))
 
 
+@pytest.mark.parametrize("size", [1, 99, 5000, 20_000])
+def test_a_last_checkpoint_that_is_cut_is_one_line(pretraining, size):
+    """At some sizes PyTorch's reader looks for a place that is not there: an OSError, as of a broken disk."""
+    SS_diff.main(replace(pretraining, epochs=1))
+    last = Path(pretraining.run_name) / "last.pth"
+    last.write_bytes(last.read_bytes()[:size])
+    with pytest.raises(InputError, match="last.pth is not a whole checkpoint: PyTorch cannot read it"):
+        SS_diff.main(pretraining)
+
+
+def test_steps_that_an_epoch_does_not_have(pretraining):
+    SS_diff.main(replace(pretraining, epochs=1))
+    last = Path(pretraining.run_name) / "last.pth"
+    torch.save({**torch.load(last, weights_only=False), "step": 9}, last)
+    with pytest.raises(InputError, match="says that 9 steps of epoch 2 are done, which has 2: it is damaged"):
+        SS_diff.main(pretraining)
+
+
 @pytest.mark.parametrize("damage", ["missing", "another network", "no optimiser"])
 def test_a_last_checkpoint_that_does_not_fit_is_one_line(pretraining, damage):
     SS_diff.main(replace(pretraining, epochs=1))

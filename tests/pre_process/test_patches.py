@@ -200,6 +200,15 @@ def test_one_name_in_two_folders(settings, tmp_path, picture):
         write_data_set(settings, "p", CLASSES, "components", folders)
 
 
+@pytest.mark.parametrize(("one", "other"), [("a", "A"), ("\u00e9", "e\u0301")])
+def test_names_that_are_one_on_other_machines(settings, tmp_path, picture, one, other):
+    """Where case or the form of an accent does not count, one picture would take the other's place."""
+    picture(tmp_path / f"{one}.png")
+    picture(tmp_path / "more" / f"{other}.png")
+    sources = [SourceImage(tmp_path / f"{one}.png"), SourceImage(tmp_path / "more" / f"{other}.png")]
+    refuses(settings, sources, "2 images are named .+ and .+: names tell images apart")
+
+
 @pytest.mark.parametrize("classes", [["background", "thing", "thing"], [f"class {i}" for i in range(300)], ["a", ""]])
 def test_class_names_that_cannot_be_told_apart_or_stored(settings, tmp_path, picture, classes):
     """Class 299 would be stored as 43."""

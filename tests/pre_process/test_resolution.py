@@ -116,7 +116,7 @@ def test_the_working_resolution_in_micrometres(raw, tmp_path):
         ({"working_mpp": 1.0, "mpp": None}, "--working-mpp wants the images' --mpp"),
         ({"working_mpp": 1.0, "downscale": 2.0}, "--working-mpp wants .* no --downscale"),
         ({"working_mpp": 0.25}, r"--working-mpp 0.25 is finer than the images' --mpp 0.5"),
-        ({"downscale": 10.0}, r"is 80x64 pixels, reduced 10 times smaller than a patch of 8x8"),
+        ({"downscale": 10.0}, r"is 80x64 pixels reduced 10 times, smaller than a patch of 8x8"),
         ({"validation_images": 3}, "--validation-images 3: there are 3 images in labelled"),
     ],
 )
@@ -139,6 +139,14 @@ def test_held_out_images_are_counted_and_tested(raw, tmp_path):
     preprocess.main(replace(raw, validation_images=0, output=tmp_path / "none"))
     with pytest.raises(InputError, match="no image out of training: there is no --split val"):
         baselines.main(baselines.Settings(data=tmp_path / "none", split="val", output=tmp_path / "r"))
+
+
+def test_native_labels_of_unknown_classes_are_named(raw, tmp_path):
+    preprocess.main(replace(raw, downscale=4.0))
+    for file in (raw.output / "test" / "native").glob("*_classes.png"):
+        Image.fromarray(np.full((64, 80), 7, np.uint8)).save(file)
+    with pytest.raises(InputError, match=r"_classes.png holds classes that .*test does not know"):
+        baselines.main(baselines.Settings(data=raw.output, output=Path(tmp_path / "r"), pictures=0))
 
 
 def test_native_files_that_are_gone_are_named(raw, tmp_path):

@@ -193,6 +193,15 @@ def test_borders_without_patches_are_as_if_cut_off(tmp_path, tissue):
     pd.testing.assert_frame_equal(evaluation.images, expected.images)
 
 
+def test_patches_absurdly_far_apart_are_refused(tiny_data_set):
+    patches = patches_to_test(tiny_data_set)
+    patches.index.loc[patches.index.index[0], "x"] = 2_000_000_000
+    with pytest.raises(
+        InputError, match=r"patches of t1 in .*test span 20000000\d\dx\d+ pixels, which they hardly cover"
+    ):
+        run(patches, lambda images: one_hot(0 * images[..., 0].astype(int)))
+
+
 def test_a_gap_between_patches_is_no_hole_in_a_gland(tmp_path):
     """Patches of 16 every 24 pixels on one large gland: filling its holes must not fill what nobody has seen."""
     gland = np.ones((64, 64), int)
