@@ -55,6 +55,9 @@ class Settings:
     """evaluations of the network an image; None: all T (ancestral), 50 (ddim), 20 (dpm-solver++)"""
     eta: float = 0.0
     """noise of ddim: 0 none, 1 as much as ancestral sampling"""
+    clamp: bool | None = None
+    """keep the image that each step foresees in the range of images: weak networks then do not diverge; if not given,
+    with ddim and dpm-solver++ and for networks of the recipe improved, and not as published"""
     precision: Precision = "float32"
     """float32, tf32 (on GPUs: convolutions rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
     device: str = "auto"
@@ -73,10 +76,12 @@ def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampl
         "sampler": sampler.name,
         "steps": sampler.steps,
         "eta": sampler.eta,
+        "clamp": sampler.clamp is not None,
     }
     record = settings.output / "settings.json"
     if record.is_file():
         before_there_was_a_choice = {"sampler": "ancestral", "steps": generator.diffusion.timesteps, "eta": 0.0}
+        before_there_was_a_choice["clamp"] = False
         earlier = read_json(record)
         if not isinstance(earlier, dict) or "checkpoint" not in earlier:
             raise InputError(f"{settings.output} holds files of something else: choose another --output")
@@ -95,7 +100,11 @@ def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampl
 
 def generate(settings: Settings, generator: ImageGenerator) -> None:
     """Make the missing images, batch by batch."""
-    sampler = Sampler(settings.sampler, settings.steps, settings.eta).resolved(generator.diffusion.timesteps)
+    clamp = settings.clamp
+    if clamp is None:
+        clamp = settings.sampler != "ancestral" or generator.recipe == "improved"
+    values = tuple(generator.input_range) if clamp else None
+    sampler = Sampler(settings.sampler, settings.steps, settings.eta, values).resolved(generator.diffusion.timesteps)
     missing = prepare_output(settings, generator, sampler)
     if len(missing) < settings.count:
         print(f"{settings.count - len(missing)} of {settings.count} images are there already")

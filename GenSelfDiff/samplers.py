@@ -38,6 +38,8 @@ class Sampler:
     """evaluations of the network; None: all T, 50 for ddim, 20 for dpm-solver++"""
     eta: float = 0.0
     """noise of ddim, its equation 16: 0 none, 1 as much as ancestral sampling"""
+    clamp: tuple[float, float] | None = None
+    """range that the x_0 of each step is kept in, that of the images; None, as released: none"""
 
     def resolved(self, timesteps: int) -> "Sampler":
         """The same with its number of steps, for a process of T `timesteps`; `InputError` where that cannot be."""
@@ -73,7 +75,8 @@ def sample(
         return torch.stack([torch.randn(CHANNELS, size, size, device=device, generator=g) for g in generators])
 
     def predict(x: Tensor, t: int) -> Tensor:
-        return model(x, torch.full((len(x),), t, device=device)).float()
+        noise = model(x, torch.full((len(x),), t, device=device)).float()
+        return noise if sampler.clamp is None else clamped_noise(diffusion, noise, x, t, sampler.clamp)
 
     sampler, x = sampler.resolved(diffusion.timesteps), draw()
     if sampler.name == "ancestral":
@@ -82,6 +85,19 @@ def sample(
         yield from ddim(diffusion, predict, x, time_steps(diffusion, sampler.steps), sampler.eta, draw)
     else:
         yield from dpm_solver(diffusion, predict, x, time_steps(diffusion, sampler.steps))
+
+
+def clamped_noise(
+    diffusion: GaussianDiffusion, predicted: Tensor, x: Tensor, t: int, values: tuple[float, float]
+) -> Tensor:
+    """The noise in `x` at step t if the x_0 that `predicted` means is clamped to `values`; all (B, C, H, W).
+
+    A weak network's x_0 lies far outside at strong noise, where it is divided by a small signal rate, and each step
+    builds on it: the images diverge. With this noise, ancestral sampling takes the posterior mean of the clamped x_0
+    (Ho et al., 2020, equation 7), DDIM steps along the line to it, and DPM-Solver++ goes on from it.
+    """
+    x_0 = diffusion.predict_x_0(predicted, x, t).clamp(*values)
+    return (x - diffusion.signal_rates[t] * x_0) / diffusion.noise_rates[t]
 
 
 def time_steps(diffusion: GaussianDiffusion, number: int) -> list[int]:

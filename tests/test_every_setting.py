@@ -44,6 +44,7 @@ GENERATION = {
     "sampler": ("dpm-solver++", "image_0.png"),
     "steps": (5, "image_0.png"),
     "eta": (1.0, "image_0.png"),
+    "clamp": (False, "image_0.png"),
     "precision": ("bfloat16", "image_0.png"),
     "device": ("tpu", "refused"),
     "seed": (1, "image_0.png"),

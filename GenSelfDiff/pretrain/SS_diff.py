@@ -23,7 +23,7 @@ from GenSelfDiff.diffusion import GaussianDiffusion, ScheduleName
 from GenSelfDiff.history import MetricSums
 from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
 from GenSelfDiff.patches import Patches
-from GenSelfDiff.samplers import sample
+from GenSelfDiff.samplers import Sampler, sample
 from GenSelfDiff.settings import TrainingSettings, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import DiffusionNet, initialise
@@ -125,7 +125,8 @@ class NoisePrediction:
         if not self.settings.sample_every or epoch % self.settings.sample_every or self.settings.t_below:
             return
         moments = {round(i * (self.settings.timesteps - 1) / 99) for i in range(100)}
-        sampling = sample(self.diffusion, model, self.size, [self.settings.seed])
+        clamp = self.settings.input_range if self.settings.recipe == "improved" else None
+        sampling = sample(self.diffusion, model, self.size, [self.settings.seed], Sampler(clamp=clamp))
         frames = [to_image(x[0], self.settings.input_range) for t, x in sampling if t in moments]
         path = folder / f"sample_epoch_{epoch}.png"
         write_png(path, contact_sheet(frames, columns=10))

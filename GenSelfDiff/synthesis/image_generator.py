@@ -28,6 +28,7 @@ class ImageGenerator:
         process = {name: trained[name] for name in ("schedule", "timesteps") if name in trained}
         self.diffusion = GaussianDiffusion(**process).to(devices.device)
         self.input_range = trained.get("input_range", PRETRAINING_RANGE)
+        self.recipe = trained.get("recipe", "paper")
         self.size, self.epoch = loaded.get("patch_size", PATCH_SIZE), loaded["epoch"]
 
     def draw(

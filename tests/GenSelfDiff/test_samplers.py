@@ -1,12 +1,13 @@
 """The samplers: against each other, against `diffusers`, and where the exact answer is known."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
 from GenSelfDiff.diffusion import GaussianDiffusion, beta_schedule
-from GenSelfDiff.samplers import Sampler, ddim, dpm_solver, sample, time_steps
+from GenSelfDiff.samplers import Sampler, clamped_noise, ddim, dpm_solver, sample, time_steps
 from GenSelfDiff.unet import DiffusionNet
 from utils_general import InputError
 
@@ -206,3 +207,55 @@ def test_defaults_for_the_number_of_steps():
 def test_settings_that_cannot_work_are_named(sampler, message):
     with pytest.raises(InputError, match=message):
         sampler.resolved(1000)
+
+
+# --- clamped ---
+
+
+def test_the_clamped_noise_by_hand():
+    """One pixel: x_0 = (0.5 - s) / a for a predicted noise of 1; the noise of x at x_0 = 1 is (0.5 - a) / s."""
+    diffusion = GaussianDiffusion(timesteps=1000)
+    a, s = diffusion.signal_rates[900], diffusion.noise_rates[900]
+    x = torch.full((1, 1, 1, 1), 0.5)
+    assert (0.5 + s) / a > 1
+    assert clamped_noise(diffusion, -torch.ones_like(x), x, 900, (-1, 1)).item() == pytest.approx((0.5 - a) / s)
+    inside = torch.full_like(x, (0.5 - 0.3 * a) / s)  # of x_0 = 0.3
+    assert clamped_noise(diffusion, inside, x, 900, (-1, 1)).item() == pytest.approx(inside.item(), abs=1e-5)
+
+
+def test_ancestral_sampling_takes_the_posterior_mean_of_the_clamped_image(diffusion):
+    """Ho et al., equation 7: mean = sqrt(ab') beta / (1 - ab) x_0 + sqrt(alpha) (1 - ab') / (1 - ab) x."""
+    x, predicted = noise(2)
+    for t in (999, 400, 3):
+        ab, before = diffusion.signal_rates[t] ** 2, diffusion.signal_rates[t - 1] ** 2
+        alpha, z = ab / before, x.double()
+        x_0 = diffusion.predict_x_0(predicted.double(), z, t).clamp(-1, 1)
+        mean = (before**0.5 * (1 - alpha) * x_0 + alpha**0.5 * (1 - before) * z) / (1 - ab)
+        ours = diffusion.p_sample(clamped_noise(diffusion, predicted, x, t, (-1, 1)), x, t, torch.zeros_like(x))
+        assert torch.allclose(ours.double(), mean, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_clamped_ddim_agrees_with_diffusers(network, diffusion):
+    theirs = diffusers.DDIMScheduler(
+        trained_betas=beta_schedule("quadratic", 1000).numpy(), clip_sample=True, timestep_spacing="trailing"
+    )
+    theirs.set_timesteps(10)
+    x = start = noise(1)[0]
+    for t in theirs.timesteps:
+        x = theirs.step(network(x, t.expand(2)), t, x, use_clipped_model_output=True).prev_sample
+
+    def predict(x, t):
+        return clamped_noise(diffusion, network(x, torch.full((2,), t)), x, t, (-1, 1))
+
+    ours = last(ddim(diffusion, predict, start, theirs.timesteps.tolist(), 0.0, lambda: None))
+    assert torch.allclose(ours, x, atol=1e-4) and ours.abs().max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("sampler", [Sampler(), Sampler("ddim", 20), Sampler("dpm-solver++", 20)])
+def test_an_untrained_network_diverges_only_if_nothing_is_clamped(network, sampler):
+    diffusion = GaussianDiffusion(timesteps=300)
+    sampler = replace(sampler, steps=None if sampler.name == "ancestral" else 20)
+    wild = last(sample(diffusion, network, 16, [1], sampler))
+    kept = last(sample(diffusion, network, 16, [1], replace(sampler, clamp=(-1.0, 1.0))))
+    assert wild.abs().max() > 2 and kept.abs().max() <= 1 + 1e-5
