@@ -44,6 +44,7 @@ class TrainedMethod(NamedTuple):
 METHODS: dict[str, TrainedMethod] = {
     "pretrain": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:diffusion_start"),
     "finetune": TrainedMethod(segments="GenSelfDiff.unet_checkpoint:segmentation_net"),
+    "features": TrainedMethod(segments="GenSelfDiff.feature_net:segmenting_features"),
 }
 
 

@@ -157,6 +157,10 @@ class Residual(nn.Module):
         return x + self.fn(x)
 
 
+BLOCKS = ("down0", "down1", "down2", "down3", "mid", "up0", "up1", "up2", "last")
+"""Whose activations can be asked for, from input to output; "last" is `final_conv`'s, at full resolution"""
+
+
 class Unet(nn.Module):
     """The attention U-Net: images (B, 3, H, W) and steps (B,) to (B, out_channels, H, W).
 
@@ -202,23 +206,33 @@ class Unet(nn.Module):
         blocks = ResnetBlock(dim_in, dim_out, time_dim), ResnetBlock(dim_out, dim_out, time_dim)
         return nn.ModuleList([*blocks, attention, resize])
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """`x` (B, 3, H, W), `t` (B,) -> (B, out_channels, H, W)."""
+    def forward(self, x: Tensor, t: Tensor, kept: dict[str, Tensor] | None = None) -> Tensor:
+        """`x` (B, 3, H, W), `t` (B,) -> (B, out_channels, H, W).
+
+        Into `kept`, if given, come the activations of `BLOCKS` by name, each (B, channels, H / s, W / s).
+        """
+        keep = (lambda name, activations: None) if kept is None else kept.__setitem__
         x = self.init_conv(x.contiguous(memory_format=torch.channels_last))
         embedding = self.time_mlp(t)
         skips = []
-        for block1, block2, attention, downsample in self.downs:
+        for level, (block1, block2, attention, downsample) in enumerate(self.downs):
             x = self._run(attention, self._run(block2, self._run(block1, x, embedding), embedding))
             skips.append(x)
+            keep(f"down{level}", x)
             x = downsample(x)
         x = self._run(self.mid_block1, x, embedding)
         x = self._run(self.mid_attn, x)
         x = self._run(self.mid_block2, x, embedding)
-        for block1, block2, attention, upsample in self.ups:
+        keep("mid", x)
+        for level, (block1, block2, attention, upsample) in enumerate(self.ups):
             x = torch.cat((x, skips.pop()), dim=1)
             x = self._run(attention, self._run(block2, self._run(block1, x, embedding), embedding))
+            keep(f"up{level}", x)
             x = upsample(x)
-        return self._run(self.final_conv, x)
+        block, convolution = self.final_conv
+        x = self._run(block, x)
+        keep("last", x)
+        return convolution(x)
 
     def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
         return _recomputed(module, *inputs) if self.checkpoint_activations else module(*inputs)

@@ -32,7 +32,7 @@ def dim_of(state: dict[str, Tensor], path: Path) -> int:
 
     Looked at before a network is made of it: a wrong width would be asked for in memory.
     """
-    dim = _matrix(state, FIRST_BLOCK, path).shape[0]
+    dim = matrix(state, FIRST_BLOCK, path).shape[0]
     if dim % 8 or not 8 <= dim <= WIDEST:
         raise InputError(f"{path} does not fit the network: its width is {dim}, no multiple of 8 up to {WIDEST}")
     wanted = _shapes(lambda: DiffusionNet(dim))
@@ -46,7 +46,8 @@ def _shapes(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
         return build().state_dict()
 
 
-def _matrix(state: dict[str, Tensor], name: str, path: Path) -> Tensor:
+def matrix(state: dict[str, Tensor], name: str, path: Path) -> Tensor:
+    """A weight; `InputError` where there is none of that name."""
     if name not in state or state[name].ndim < 2:
         raise InputError(f"{path} does not fit the network: it has no {name}")
     return state[name]
@@ -66,7 +67,7 @@ def diffusion_start(loaded: dict[str, Any], path: Path) -> tuple[dict[str, Tenso
 
 
 def _check_diffusion(loaded: dict[str, Any], path: Path) -> None:
-    outputs = _matrix(loaded["model_state_dict"], LAST_CONVOLUTION, path).shape[0]
+    outputs = matrix(loaded["model_state_dict"], LAST_CONVOLUTION, path).shape[0]
     if loaded.get("stage", "pretrain") != "pretrain" or outputs != 3:
         raise InputError(f"{path} is of a segmentation network; one of pre-training is needed here")
 
@@ -74,20 +75,26 @@ def _check_diffusion(loaded: dict[str, Any], path: Path) -> None:
 def load_diffusion(path: Path, device: torch.device) -> tuple[DiffusionNet, dict[str, Any]]:
     """The noise network of a pre-training checkpoint, ready to draw images, and the checkpoint."""
     loaded = checkpoint.load_handed_on(path)
-    _check_diffusion(loaded, path)
-    check_fields(loaded.get("settings", {}), SETTINGS, f"{path}, settings,")
-    if below := loaded.get("settings", {}).get("t_below"):
+    network, settings = noise_network(loaded, path)
+    if below := settings.get("t_below"):
         raise InputError(
             f"{path} was trained at the steps below {below} only, and cannot draw images: take another run"
         )
-    state = loaded["model_state_dict"]
+    return network.to(device).eval(), loaded
+
+
+def noise_network(loaded: dict[str, Any], path: Path) -> tuple[DiffusionNet, dict[str, Any]]:
+    """The noise network of a pre-training checkpoint, and the settings that it was trained with."""
+    _check_diffusion(loaded, path)
+    settings, state = loaded.get("settings", {}), loaded["model_state_dict"]
+    check_fields(settings, SETTINGS, f"{path}, settings,")
     dim = dim_of(state, path)
-    return _fill(lambda: DiffusionNet(dim), state, path).to(device).eval(), loaded
+    return fill(lambda: DiffusionNet(dim), state, path), settings
 
 
 def published_facts(loaded: dict[str, Any], path: Path) -> dict[str, Any]:
     """What a published segmentation checkpoint does not say: names for its classes, and the published input range."""
-    classes = len(_matrix(loaded["model_state_dict"], LAST_CONVOLUTION, path))
+    classes = len(matrix(loaded["model_state_dict"], LAST_CONVOLUTION, path))
     if classes == 3:
         print(
             f"note: {path} does not say what it is: taken for a network of three classes, not for one of pre-training"
@@ -99,16 +106,16 @@ def published_facts(loaded: dict[str, Any], path: Path) -> dict[str, Any]:
 def segmentation_net(loaded: dict[str, Any], path: Path) -> SegNet:
     """The segmentation network of a fine-tuning checkpoint."""
     state = loaded["model_state_dict"]
-    classes, dim = len(_matrix(state, LAST_CONVOLUTION, path)), dim_of(state, path)
+    classes, dim = len(matrix(state, LAST_CONVOLUTION, path)), dim_of(state, path)
     if classes != len(loaded["classes"]):
         raise InputError(f"{path} names {len(loaded['classes'])} classes; its network tells {classes} apart")
     if not 2 <= classes <= MOST_CLASSES:
         raise InputError(f"{path} tells {classes} classes apart; 2 to {MOST_CLASSES} are possible")
     check_fields(loaded["settings"], SETTINGS, f"{path}, settings,")
-    return _fill(lambda: SegNet(dim, classes, loaded["settings"].get("timestep", 0)), state, path)
+    return fill(lambda: SegNet(dim, classes, loaded["settings"].get("timestep", 0)), state, path)
 
 
-def _fill(build: Callable[[], nn.Module], state: dict[str, Tensor], path: Path) -> nn.Module:
+def fill(build: Callable[[], nn.Module], state: dict[str, Tensor], path: Path) -> nn.Module:
     """A network with all these parameters; `InputError` says which do not fit."""
     wanted = _shapes(build)
     _check_fit(wanted, state, path)

@@ -44,7 +44,7 @@ PRETRAINING_SEEDS = 3  # draws take them in turn
 class Settings:
     """Does pre-training pay? A grid of small runs."""
 
-    question: Literal["GlaS"] = "GlaS"
+    question: Literal["GlaS", "GlaS-features"] = "GlaS"
     """which table, see experiments/questions.py"""
     data: Path | None = None
     """root of the question's data set; data/<its name> if not given"""
@@ -66,7 +66,10 @@ class Grid:
     def __init__(self, settings: Settings, question: Question):
         self.question, self.jobs = question, settings.jobs
         self.data = (settings.data or ROOT / "data" / question.data).resolve()
-        self.output = settings.output.resolve() / settings.question
+        self.output, self.weights = (
+            settings.output.resolve() / settings.question,
+            settings.output.resolve() / question.data,
+        )
         name = settings.question.lower()
         self.records = {split: Records(settings.records / f"{name}_{split}.csv", KEY) for split in ("val", "test")}
         patches = Patches(labelled_folder(self.data), labelled=True)
@@ -119,7 +122,7 @@ class Grid:
 
     def pretrained(self, name: str, seed: int) -> Path:
         """Folder of a run of pre-training."""
-        return self.output / "pretrained" / folder_name(name, seed)
+        return self.weights / "pretrained" / folder_name(name, seed)
 
     def shuffled(self, name: str, seed: int) -> Path:
         """Checkpoint with its weights shuffled, written when it is done."""
@@ -132,7 +135,7 @@ class Grid:
             return
         words = ["--data", self.data, "--run-name", folder, "--seed", seed, "--batch-size", BATCH]
         length = ["--steps", plan.steps, "--validate-every", max(1, plan.steps // 4), "--sample-every", 0]
-        run("GenSelfDiff/pretrain/SS_diff.py", *words, *length, *plan.options, log=self.output / f"{folder.name}.txt")
+        run("GenSelfDiff/pretrain/SS_diff.py", *words, *length, *plan.options, log=self.weights / f"{folder.name}.txt")
         shuffle_weights(folder / "best.pth", self.shuffled(name, seed), seed)
 
     def start(self, arm: Arm, seed: int) -> str:

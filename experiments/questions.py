@@ -64,6 +64,8 @@ PRETRAININGS = {
     "P2": PreTraining(SMALL),
 }
 KEPT = ("--keep-last-block",)
+CLASSIFIER = "GenSelfDiff/downstream_train/pixel_classifier.py"
+FEW = ("--members", 5, "--hidden", 64, 32)  # of the paper's 10 members of widths 128 and 32: a third of the time
 ARMS = {
     "scratch": Arm("scratch"),
     "scratch, whole compute": Arm("scratch", more_steps=4000, rate_of="scratch"),
@@ -71,6 +73,9 @@ ARMS = {
     "P2, block kept": Arm("pre-trained", "P2", KEPT),
     "low noise": Arm("pre-trained", "low", KEPT),
     "low noise, shuffled": Arm("shuffled", "low", KEPT),
+    "features, untrained": Arm("scratch", options=(*FEW, "--noise-levels", 20, 53, 117), script=CLASSIFIER),
+    "features, low noise": Arm("pre-trained", "low", (*FEW, "--noise-levels", 20, 53, 117), CLASSIFIER),
+    "features, P2": Arm("pre-trained", "P2", (*FEW, "--noise-levels", 50, 150, 250), CLASSIFIER),
 }
 RATES = (3e-4, 1e-3, 3e-3)
 CHOICE_DRAWS = (101, 102, 103)
@@ -83,5 +88,14 @@ QUESTIONS = {
         chosen_with=4,
         pays=0.02,
         only={"scratch, whole compute": (4,)},
+    ),
+    "GlaS-features": Question(
+        data="GlaS_4",
+        draws={4: 10},
+        steps={4: 300},
+        arms=("features, untrained", "features, low noise", "features, P2"),
+        chosen_with=4,
+        pays=0.02,
+        only={},
     ),
 }

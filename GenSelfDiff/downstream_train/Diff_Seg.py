@@ -16,24 +16,23 @@ import torch
 from torch import Tensor, nn
 
 from GenSelfDiff import checkpoint
-from GenSelfDiff.augmentation import finetuning_augmentation
-from GenSelfDiff.data import FINETUNING_RANGE, PatchDataset, labelled_folder
+from GenSelfDiff.data import FINETUNING_RANGE
 from GenSelfDiff.devices import set_up
+from GenSelfDiff.downstream_train.labelled import LabelledData, LabelledSettings, dice_sums
 from GenSelfDiff.downstream_train.losses import LossName, segmentation_loss
 from GenSelfDiff.downstream_train.transfer import rate_groups
 from GenSelfDiff.history import MetricSums
 from GenSelfDiff.networks import load_start
-from GenSelfDiff.patches import Patches
 from GenSelfDiff.run_folder import RunFolder
-from GenSelfDiff.settings import SCRATCH, TrainingSettings, read_command_line
+from GenSelfDiff.settings import SCRATCH, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import SegNet, initialise
 from GenSelfDiff.unet_checkpoint import dim_of, hand_over
-from utils_general import MONUSEG, SPLIT_SEED, InputError, at_least, run_script
+from utils_general import InputError, at_least, run_script
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(TrainingSettings):
+class Settings(LabelledSettings):
     """Fine-tune the pre-trained network to segment; the classes come from the data."""
 
     stage = "finetune"
@@ -51,10 +50,6 @@ class Settings(TrainingSettings):
         "timestep": 50,
     }
 
-    data: Path = MONUSEG
-    """root of the data set: its labelled patches"""
-    pretrained: str = "MoNuSeg_pretrain"
-    """run of pre-training to start from, or the path of its folder or of a (published) .pth; "scratch": none"""
     run_name: str = "MoNuSeg_finetune"
     epochs: int = 150
     batch_size: int = 8
@@ -67,12 +62,6 @@ class Settings(TrainingSettings):
     input_range: tuple[float, float] = FINETUNING_RANGE
     timestep: int = 0
     """the step t that the network is told"""
-    stain_jitter: float = 0.0
-    """strength of the jitter of haematoxylin and eosin, which then replaces that of the colours; 0.05 is mild"""
-    labelled_images: int | None = None
-    """how many labelled source images to train on; all if not given"""
-    draw_seed: int = SPLIT_SEED
-    """which images those are: drawn by this seed, fewer among more"""
     keep_last_block: bool = False
     """take over final_conv.0 too, the decoder's only block at full resolution, which as published starts anew"""
     head_steps: int = 0
@@ -83,11 +72,9 @@ class Settings(TrainingSettings):
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
         super().check()
-        at_least(self, timestep=0, stain_jitter=0, draw_seed=0, head_steps=0, layer_decay=0)
+        at_least(self, timestep=0, head_steps=0, layer_decay=0)
         if self.layer_decay > 1:
             raise InputError(f"--layer-decay is {self.layer_decay:g}: 0 to 1 is needed")
-        if self.draw_seed >= 2**32:
-            raise InputError(f"--draw-seed is {self.draw_seed}: at most {2**32 - 1} is possible")
         if not self.losses:
             raise InputError("--losses names no loss")
 
@@ -104,24 +91,17 @@ class Segmentation:
         """The loss of the batch; see `Stage`."""
         logits = model(batch["image"])
         loss = segmentation_loss(self.settings.losses, logits, batch["label"])
-        return loss, {"loss": (loss * len(logits), len(logits)), "dice": _dice(logits, batch["label"])}
+        return loss, {"loss": (loss * len(logits), len(logits)), "dice": dice_sums(logits, batch["label"])}
 
     def validation_metrics(self, model: nn.Module, batch: dict[str, Any]) -> MetricSums:
         """The mean over images of each image's own loss, so that it does not depend on who shares its batch."""
         logits, labels = model(batch["image"]), batch["label"]
         one_by_one = zip(logits.split(1), labels.split(1), strict=True)
         losses = [segmentation_loss(self.settings.losses, *pair) for pair in one_by_one]
-        return {"loss": (torch.stack(losses).sum(), len(losses)), "dice": _dice(logits, labels)}
+        return {"loss": (torch.stack(losses).sum(), len(losses)), "dice": dice_sums(logits, labels)}
 
     def after_epoch(self, model: nn.Module, epoch: int, folder: Path) -> None:
         """Nothing to draw: test_script.py makes the pictures."""
-
-
-def _dice(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Numerator and denominator of the Dice coefficient of the classes without background, pooled over pixels."""
-    predicted = logits.argmax(1)
-    right = ((predicted == labels) & (labels > 0)).sum()
-    return 2 * right, (predicted > 0).sum() + (labels > 0).sum()
 
 
 def build_network(settings: Settings, classes: int) -> SegNet:
@@ -150,25 +130,12 @@ def main(settings: Settings) -> None:
     """Check everything, build it, train."""
     settings.check()
     devices = set_up(settings.device)
-    patches = Patches(labelled_folder(settings.data), labelled=True)
-    classes = patches.data_set.classes
-    if len(classes) < 2:
-        raise InputError(f"{patches.folder} has {len(classes)} classes; segmentation needs two or more")
-    drawn = None
-    if settings.labelled_images is not None:
-        drawn = patches.keep_sources(settings.labelled_images, settings.draw_seed)
-        print(f"labelled images: {', '.join(drawn)}")
-    patches.check_labels(len(classes))
-    augmentation = finetuning_augmentation(settings.quarter_turns, settings.stain_jitter)
-    training = PatchDataset([patches], "train", settings.seed, augmentation)
-    validation = PatchDataset([patches], "val", settings.seed + 1)
-    model = build_network(settings, len(classes))
+    data = LabelledData.read(settings)
+    model = build_network(settings, len(data.classes))
     prepare_run(settings, devices)
-    about = {"classes": classes, "data_set": patches.data_set.name, "patch_size": training.size}
-    about |= {"mpp": patches.data_set.mpp, "downscale": patches.data_set.downscale}
-    about |= {"instances": patches.data_set.instances, "labelled": drawn}
     rates = rate_groups(model, settings.head_steps, settings.layer_decay, settings.keep_last_block)
-    Trainer(Segmentation(settings), model, settings, training, validation, devices, about, rates).run()
+    stage = Segmentation(settings)
+    Trainer(stage, model, settings, data.training, data.validation, devices, data.about, rates).run()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 
 import HE_diff_general
 from GenSelfDiff import checkpoint, data, run_folder, training, unet
-from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.downstream_train import Diff_Seg, pixel_classifier
 from GenSelfDiff.pretrain import SS_diff
 from tests.conftest import write_tiny_data_set
 from tests.GenSelfDiff.runs import history
@@ -77,8 +77,21 @@ FINETUNING = SHARED | {
     "head_steps": (1, {"weights"}),
     "layer_decay": (0.5, {"weights"}),
 }
-TABLES = {"pretraining": PRETRAINING, "finetuning": FINETUNING}
-MAINS = {"pretraining": SS_diff.main, "finetuning": Diff_Seg.main}
+FEATURES = SHARED | {
+    "seed": (1, {"initial", "order", "images", "weights"}),
+    "pretrained": ("pretraining", {"initial", "weights"}),
+    "stain_jitter": (0.5, {"weights", "images"}),
+    "labelled_images": (2, {"weights", "order"}),
+    "draw_seed": (2, {"weights", "order"}),
+    "checkpoint_activations": (True, {"refused"}),  # nothing is kept that could be left out
+    "noise_levels": ((5,), {"initial", "weights"}),
+    "blocks": (("mid",), {"initial", "weights"}),
+    "members": (3, {"initial", "weights"}),
+    "hidden": ((4, 6), {"initial", "weights"}),
+    "noise_seed": (1, {"weights"}),
+}
+TABLES = {"pretraining": PRETRAINING, "finetuning": FINETUNING, "features": FEATURES}
+MAINS = {"pretraining": SS_diff.main, "finetuning": Diff_Seg.main, "features": pixel_classifier.main}
 APART = {"fresh"}  # it needs a run that is there: see below
 COMPUTED = {"weights", "handed on", "history"}
 # Settings that may change though they compute something else, since the run looks at what they lead to.
@@ -107,7 +120,7 @@ class Watch:
         self._around(data, "DataLoader", self._reader)
         self._around(unet, "checkpoint", self._recompute)
         self._around(torch, "compile", self._compile)
-        for stage in (SS_diff.NoisePrediction, Diff_Seg.Segmentation):
+        for stage in (SS_diff.NoisePrediction, Diff_Seg.Segmentation, pixel_classifier.PixelClassification):
             self._around(stage, "validation_metrics", self._validate)
         patch.setattr(run_folder, "draw_curves", lambda *_: None)  # takes longer than the run
 
@@ -185,6 +198,9 @@ def base(tmp_path_factory):
             run = {"run_name": str(root / stage), **shared}
             if stage == "pretraining":
                 settings = SS_diff.Settings(data=(tiny,), sample_every=0, timesteps=20, **run)
+            elif stage == "features":
+                small = {"labelled_images": 1, "epochs": 2, "noise_levels": (5, 9), "members": 2, "hidden": (6, 4)}
+                settings = pixel_classifier.Settings(data=tiny, pretrained="scratch", **run | small)
             else:
                 few = {"labelled_images": 1, "layer_decay": 0.9, "epochs": 2}  # an epoch is one step
                 settings = Diff_Seg.Settings(data=tiny, pretrained="scratch", **run | few)

@@ -10,7 +10,7 @@ import torch
 from experiments import pretraining, questions
 from experiments.paired import difference
 from experiments.pretraining_report import row_of
-from experiments.questions import Arm, PreTraining, Question
+from experiments.questions import PreTraining, Question
 from experiments.records import Records
 from GenSelfDiff import checkpoint
 from utils_general import InputError
@@ -66,7 +66,7 @@ def test_all_arms_of_a_question_are_known_and_their_choices_are_of_equal_number(
         assert all(not arm.pretraining or arm.pretraining in questions.PRETRAININGS for arm in arms)
         assert set(question.draws) == set(question.steps) and question.chosen_with in question.draws
         assert not {*range(1, 1 + max(question.draws.values()))} & {*questions.CHOICE_DRAWS}
-        assert questions.ARMS[question.arms[0]] == Arm("scratch")
+        assert arms[0].start == "scratch"
 
 
 def test_shuffled_weights_are_the_same_numbers_elsewhere(tmp_path):

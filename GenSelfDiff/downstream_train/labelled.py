@@ -1,0 +1,75 @@
+"""What all trainings with labels share: which labelled images they see, and what their checkpoints say of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from GenSelfDiff.augmentation import finetuning_augmentation
+from GenSelfDiff.data import PatchDataset, labelled_folder
+from GenSelfDiff.patches import Patches
+from GenSelfDiff.settings import TrainingSettings
+from utils_general import MONUSEG, SPLIT_SEED, InputError, at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledSettings(TrainingSettings):
+    """Settings of what is trained on labels; the classes come from the data."""
+
+    data: Path = MONUSEG
+    """root of the data set: its labelled patches"""
+    pretrained: str = "MoNuSeg_pretrain"
+    """run of pre-training to start from, or the path of its folder or of a (published) .pth; "scratch": none"""
+    labelled_images: int | None = None
+    """how many labelled source images to train on; all if not given"""
+    draw_seed: int = SPLIT_SEED
+    """which images those are: drawn by this seed, fewer among more"""
+    stain_jitter: float = 0.0
+    """strength of the jitter of haematoxylin and eosin, which then replaces that of the colours; 0.05 is mild"""
+
+    def check(self) -> None:
+        """Raise `InputError` for a setting that cannot work."""
+        super().check()
+        at_least(self, stain_jitter=0, draw_seed=0)
+        if self.draw_seed >= 2**32:
+            raise InputError(f"--draw-seed is {self.draw_seed}: at most {2**32 - 1} is possible")
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Labelled patches, checked."""
+
+    training: PatchDataset
+    validation: PatchDataset
+    classes: list[str]
+    about: dict[str, Any]
+    """what the checkpoint says of them"""
+
+    @classmethod
+    def read(cls, settings: LabelledSettings) -> "LabelledData":
+        """Those that the settings mean; `InputError` for labels that do not fit."""
+        patches = Patches(labelled_folder(settings.data), labelled=True)
+        classes, drawn = patches.data_set.classes, None
+        if len(classes) < 2:
+            raise InputError(f"{patches.folder} has {len(classes)} classes; segmentation needs two or more")
+        if settings.labelled_images is not None:
+            drawn = patches.keep_sources(settings.labelled_images, settings.draw_seed)
+            print(f"labelled images: {', '.join(drawn)}")
+        patches.check_labels(len(classes))
+        augmentation = finetuning_augmentation(settings.quarter_turns, settings.stain_jitter)
+        training = PatchDataset([patches], "train", settings.seed, augmentation)
+        about = {"classes": classes, "data_set": patches.data_set.name, "patch_size": training.size}
+        about |= {"mpp": patches.data_set.mpp, "downscale": patches.data_set.downscale}
+        about |= {"instances": patches.data_set.instances, "labelled": drawn}
+        return cls(training, PatchDataset([patches], "val", settings.seed + 1), classes, about)
+
+
+def dice_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of the Dice coefficient of the classes without background, pooled over pixels.
+
+    Logits (B, C, H, W), labels (B, H, W).
+    """
+    predicted = logits.argmax(1)
+    right = ((predicted == labels) & (labels > 0)).sum()
+    return 2 * right, (predicted > 0).sum() + (labels > 0).sum()
