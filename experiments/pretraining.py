@@ -114,11 +114,19 @@ class Grid:
         return self.question.steps[row["labelled images"]] + ARMS[row["arm"]].more_steps
 
     def do(self, split: str, runs: list[dict[str, Any]]) -> None:
-        """Pre-train what they need, then fine-tune and test them."""
+        """Fine-tune and test: first what needs nothing that is missing, then pre-train, then the rest."""
+        ready = [row for row in runs if self.is_ready(row)]
+        run_all([partial(self.one_run, split, row) for row in ready], self.jobs)
+        runs = [row for row in runs if row not in ready]
         needed = {(ARMS[row["arm"]].pretraining, _seed(row)) for row in runs if ARMS[row["arm"]].pretraining}
         in_order = sorted(needed, key=lambda which: ([*PRETRAININGS].index(which[0]), which[1]))
         run_all([partial(self.pretrain, *which) for which in in_order], self.jobs)
         run_all([partial(self.one_run, split, row) for row in runs], self.jobs)
+
+    def is_ready(self, row: dict[str, Any]) -> bool:
+        """Whether the weights that a run begins with are there, or none are needed."""
+        pretraining = ARMS[row["arm"]].pretraining
+        return not pretraining or self.shuffled(pretraining, _seed(row)).is_file()
 
     def pretrained(self, name: str, seed: int) -> Path:
         """Folder of a run of pre-training."""
@@ -158,11 +166,11 @@ class Grid:
         test = ["--data", self.data, "--run", folder, "--output", folder / "results", "--split", split]
         run("GenSelfDiff/test/test_script.py", *test, "--pictures", 1, "--overwrite", log=log)
         found, tested = Result.read(folder / "results"), time.monotonic()
-        row |= {"steps": steps, "pre-training seed": _seed(row) if arm.pretraining else ""}
-        row |= {metric: found.images[metric].mean() for metric in METRICS}
-        row |= {f"Dice {image}": value for image, value in found.images["Dice"].items()}
-        row |= {"seconds": round(trained - begin), "seconds of the test": round(tested - trained)}
-        self.records[split].add(row | {"torch": torch.__version__, "machine": machine("cpu")})
+        record = row | {"steps": steps, "pre-training seed": _seed(row) if arm.pretraining else ""}
+        record |= {metric: found.images[metric].mean() for metric in METRICS}
+        record |= {f"Dice {image}": value for image, value in found.images["Dice"].items()}
+        record |= {"seconds": round(trained - begin), "seconds of the test": round(tested - trained)}
+        self.records[split].add(record | {"torch": torch.__version__, "machine": machine("cpu")})
         shutil.rmtree(folder)
 
     def say_estimate(self, phase: str) -> None:
