@@ -157,7 +157,7 @@ class Grid:
         """Fine-tune, test, write the row down; the weights are not kept."""
         arm, steps, begin = ARMS[row["arm"]], self.steps(row), time.monotonic()
         folder = self.output / split / folder_name(*(row[name] for name in KEY))
-        log = folder.with_suffix(".txt")
+        log = folder.with_name(f"{folder.name}.txt")
         words = ["--data", self.data, "--run-name", folder, "--pretrained", self.start(arm, _seed(row))]
         words += ["--labelled-images", row["labelled images"], "--draw-seed", row["draw"], "--seed", row["draw"]]
         words += ["--learning-rate", row["learning rate"], "--steps", steps, "--validate-every", steps]

@@ -106,7 +106,7 @@ def one_test(settings: Settings, tested: str, trivial: bool, root: Path, folder:
     script = "baselines" if trivial else "test_script"
     which = ["--method", tested] if trivial else ["--run", checkpoint.find(tested).parent.resolve()]
     words = ["--data", root, "--split", settings.split, "--output", folder, "--pictures", 1, *which]
-    run(f"GenSelfDiff/test/{script}.py", *words, log=folder.with_suffix(".txt"))
+    run(f"GenSelfDiff/test/{script}.py", *words, log=folder.with_name(f"{folder.name}.txt"))
 
 
 def row_of(tested: str, name: str, found: Result, before: Result) -> dict[str, Any]:

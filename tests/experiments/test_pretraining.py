@@ -47,6 +47,7 @@ def test_choices_then_tests_then_a_table(asked, capsys):
     assert np.allclose(tests[["Dice t1", "Dice t2"]].mean(axis=1), tests["Dice"], atol=1e-5)
     assert (asked.output / "GlaS" / "curves.png").is_file()
     assert not [*(asked.output / "GlaS").glob("test/*/*.pth")]  # the weights of hundreds of runs are not kept
+    assert len([*(asked.output / "GlaS").glob("val/*.txt")]) == 4  # each run has a log of its own
     before = (asked.records / "glas_test.csv").read_bytes()
     capsys.readouterr()
     pretraining.main(asked)

@@ -81,6 +81,7 @@ def test_runs_and_trivial_methods_under_every_change(settings, monkeypatch):
     for name in names:
         before, after = (np.asarray(Image.open(folder / name)).astype(float) for folder in (originals, copies))
         assert before.shape == after.shape and after.std() < before.std()
+    assert len([*settings.output.glob("*.txt")]) == 6  # each test has a log of its own
     for picture in ("robustness.png", "examples.png"):
         assert (settings.output / picture).is_file()
     times = [file.stat().st_mtime_ns for file in sorted(settings.output.glob("*/summary.json"))]
