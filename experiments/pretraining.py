@@ -12,7 +12,7 @@ curves.
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +25,10 @@ from benchmarks.tables import machine
 from experiments.grid import folder_name, run, run_all
 from experiments.pretraining_report import report
 from experiments.questions import ARMS, CHOICE_DRAWS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
-from experiments.records import Records
+from experiments.records import ASKED, Records, hash_of_question
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.results import Result
-from GenSelfDiff.data import labelled_folder
+from GenSelfDiff.data import PatchDataset, labelled_folder
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.unet import SegNet
 from utils_general import ROOT, InputError, at_least, run_script
@@ -66,21 +66,27 @@ class Grid:
     def __init__(self, settings: Settings, question: Question):
         self.question, self.jobs = question, settings.jobs
         self.data = (settings.data or ROOT / "data" / question.data).resolve()
-        self.output, self.weights = (
-            settings.output.resolve() / settings.question,
-            settings.output.resolve() / question.data,
-        )
+        output = settings.output.resolve()
+        self.output, self.weights = output / settings.question, output / question.data
         name = settings.question.lower()
         self.records = {split: Records(settings.records / f"{name}_{split}.csv", KEY) for split in ("val", "test")}
         patches = Patches(labelled_folder(self.data), labelled=True)
         patches.keep_sources(max(question.draws))  # too many: said now
         self.size = patches.data_set.patch_size
+        self.patches = PatchDataset([patches], "train", 0).fingerprint()
+
+    def ask(self, arm: str, labelled: int, draw: int, rate: float) -> dict[str, Any]:
+        """A run: its key, and a hash of everything else that it is asked for."""
+        row = dict(zip(KEY, (arm, labelled, draw, rate), strict=True))
+        pretraining = PRETRAININGS.get(ARMS[arm].pretraining)
+        asked = [self.patches, self.steps(row), BATCH, SMALL, asdict(ARMS[arm]), pretraining and asdict(pretraining)]
+        return row | {ASKED: hash_of_question(*asked)}
 
     def choices(self) -> list[dict[str, Any]]:
         """Runs on development images, by which the learning rates are chosen."""
         asking = [name for name in self.question.arms if not ARMS[name].rate_of]
         keys = [(arm, draw, rate) for draw in CHOICE_DRAWS for arm in asking for rate in RATES]
-        return [dict(zip(KEY, (a, self.question.chosen_with, d, r), strict=True)) for a, d, r in keys]
+        return [self.ask(arm, self.question.chosen_with, draw, rate) for arm, draw, rate in keys]
 
     def rate(self, arm: str) -> float:
         """The learning rate with the best mean Dice on development images; of equals the lowest."""
@@ -103,7 +109,7 @@ class Grid:
 
     def tests(self) -> list[dict[str, Any]]:
         """Runs on test images, at the rates that were chosen."""
-        return [dict(zip(KEY, (*which, self.rate(which[0])), strict=True)) for which in self.wanted()]
+        return [self.ask(*which, self.rate(which[0])) for which in self.wanted()]
 
     def missing(self, split: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those of the runs that are not done."""

@@ -1,5 +1,7 @@
 """Tables of finished runs that are kept in the repository: a stopped grid goes on elsewhere, from the same rows."""
 
+import hashlib
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,39 @@ import pandas as pd
 from file_contents import read_table
 from utils_general import InputError, replace_file
 
+ASKED = "asked"
+
+
+def hash_of_question(*parts: Any) -> str:
+    """A short hash of what a run is asked for, given as plain values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
 
 class Records:
-    """A csv file with a row a finished run, found by the columns `key`; rows are added one by one, from any thread."""
+    """A csv file with a row a finished run, found by the columns `key`; rows are added one by one, from any thread.
+
+    The column "asked" says, as a hash, all that a run was asked for: a row that was asked for something else under the
+    same key is no result of this grid.
+    """
 
     def __init__(self, path: Path, key: tuple[str, ...]):
         """`InputError` for a file that is no such table."""
         self.path, self.key, self.lock = path, key, threading.Lock()
-        self.table = read_table(path) if path.is_file() else pd.DataFrame(columns=list(key))
-        if missing := [name for name in key if name not in self.table]:
+        self.table = read_table(path) if path.is_file() else pd.DataFrame(columns=[*key, ASKED])
+        if missing := [name for name in (*key, ASKED) if name not in self.table]:
             raise InputError(f"{path} has no column {missing[0]}: it is no table of these runs")
 
     def __contains__(self, run: dict[str, Any]) -> bool:
-        return len(self.select(**{name: run[name] for name in self.key})) > 0
+        """`InputError` where it was done when something else was asked."""
+        key = {name: run[name] for name in self.key}
+        rows = self.select(**key)
+        if len(rows) and set(rows[ASKED]) != {run[ASKED]}:
+            named = ", ".join(map(str, key.values()))
+            raise InputError(
+                f"{self.path} has a row of {named} that was asked for something else: other steps, options or data; "
+                "remove it, or choose another --records"
+            )
+        return len(rows) > 0
 
     def select(self, **values: Any) -> pd.DataFrame:
         """The rows with these values."""

@@ -83,13 +83,31 @@ def test_shuffled_weights_are_the_same_numbers_elsewhere(tmp_path):
 
 def test_records_are_found_by_their_key_and_survive(tmp_path):
     records = Records(tmp_path / "r.csv", ("arm", "rate"))
-    row = {"arm": "a, b", "rate": 3e-4, "Dice": 0.5}
+    row = {"arm": "a, b", "rate": 3e-4, "Dice": 0.5, "asked": "x"}
     assert row not in records
     records.add(row)
     again = Records(tmp_path / "r.csv", ("arm", "rate"))
     assert row in again and {**row, "rate": 1e-3} not in again and again.select(arm="a, b").Dice.tolist() == [0.5]
+    with pytest.raises(InputError, match="a row of a, b, 0.0003 that was asked for something else"):
+        _ = {**row, "asked": "y"} in again
     with pytest.raises(InputError, match="has no column draw"):
         Records(tmp_path / "r.csv", ("draw",))
+
+
+def test_another_plan_is_another_question(asked, monkeypatch):
+    """More steps, other options of an arm or of its pre-training: none of the rows is one of it."""
+    grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
+    which = ("low noise, shuffled", 1, 1, 1e-3)
+    before = grid.ask(*which)["asked"]
+    assert grid.ask(*which)["asked"] == before
+    with monkeypatch.context() as patch:
+        patch.setitem(pretraining.PRETRAININGS, "low", PreTraining(SMALL, steps=3))
+        assert grid.ask(*which)["asked"] != before
+    with monkeypatch.context() as patch:
+        arm = pretraining.ARMS[which[0]]
+        patch.setitem(pretraining.ARMS, which[0], replace(arm, options=("--head-steps", 5)))
+        assert grid.ask(*which)["asked"] != before
+    assert grid.ask(which[0], 1, 1, 1e-2)["asked"] == before  # the rate is in the key
 
 
 def test_a_paired_difference_by_hand():
