@@ -52,6 +52,8 @@ class Settings:
     """folder for pre-trained networks, the table and the picture"""
     records: Path = ROOT / "experiments" / "records"
     """folder of the tables of finished runs"""
+    arms: tuple[str, ...] = ()
+    """only these of the question's arms, by their names; all if not given"""
     jobs: int = 2
     """runs at a time, each with one thread on a CPU"""
     estimate: bool = False
@@ -65,6 +67,9 @@ class Grid:
 
     def __init__(self, settings: Settings, question: Question):
         self.question, self.jobs = question, settings.jobs
+        self.arms = [arm for arm in question.arms if arm in settings.arms] or question.arms
+        if unknown := set(settings.arms) - set(question.arms):
+            raise InputError(f"--arms: no arm is named {min(unknown)!r}; there are {', '.join(question.arms)}")
         self.data = (settings.data or ROOT / "data" / question.data).resolve()
         output = settings.output.resolve()
         self.output, self.weights = output / settings.question, output / question.data
@@ -84,7 +89,7 @@ class Grid:
 
     def choices(self) -> list[dict[str, Any]]:
         """Runs on development images, by which the learning rates are chosen."""
-        asking = [name for name in self.question.arms if not ARMS[name].rate_of]
+        asking = [name for name in self.arms if not ARMS[name].rate_of]
         keys = [(arm, draw, rate) for draw in CHOICE_DRAWS for arm in asking for rate in RATES]
         return [self.ask(arm, self.question.chosen_with, draw, rate) for arm, draw, rate in keys]
 
@@ -103,7 +108,7 @@ class Grid:
             (arm, n, draw)
             for n in numbers
             for draw in range(1, self.question.draws[n] + 1)
-            for arm in self.question.arms
+            for arm in self.arms
             if n in self.question.only.get(arm, (n,))
         ]
 
@@ -236,7 +241,7 @@ def main(settings: Settings) -> None:
     if settings.estimate:
         return
     grid.do("val", grid.missing("val", grid.choices()))
-    for arm in grid.question.arms:
+    for arm in grid.arms:
         print(f"{arm}: learning rate {grid.rate(arm):g}, chosen on development images")
     if settings.phase == "test":
         grid.do("test", grid.missing("test", grid.tests()))

@@ -1,8 +1,11 @@
 """Tables of finished runs that are kept in the repository: a stopped grid goes on elsewhere, from the same rows."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
-import threading
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ def hash_of_question(*parts: Any) -> str:
 
 
 class Records:
-    """A csv file with a row a finished run, found by the columns `key`; rows are added one by one, from any thread.
+    """A csv file with a row a finished run, found by the columns `key`; rows are added one by one, from any thread
+    or process, each of which keeps what the others added.
 
     The column "asked" says, as a hash, all that a run was asked for: a row that was asked for something else under the
     same key is no result of this grid.
@@ -28,10 +32,14 @@ class Records:
 
     def __init__(self, path: Path, key: tuple[str, ...]):
         """`InputError` for a file that is no such table."""
-        self.path, self.key, self.lock = path, key, threading.Lock()
-        self.table = read_table(path) if path.is_file() else pd.DataFrame(columns=[*key, ASKED])
-        if missing := [name for name in (*key, ASKED) if name not in self.table]:
-            raise InputError(f"{path} has no column {missing[0]}: it is no table of these runs")
+        self.path, self.key = path, key
+        self.table = self._read()
+
+    def _read(self) -> pd.DataFrame:
+        table = read_table(self.path) if self.path.is_file() else pd.DataFrame(columns=[*self.key, ASKED])
+        if missing := [name for name in (*self.key, ASKED) if name not in table]:
+            raise InputError(f"{self.path} has no column {missing[0]}: it is no table of these runs")
+        return table
 
     def __contains__(self, run: dict[str, Any]) -> bool:
         """`InputError` where it was done when something else was asked."""
@@ -53,9 +61,21 @@ class Records:
         return rows
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add a row and write the file."""
-        with self.lock:
-            self.table = pd.concat([self.table, pd.DataFrame([row])], ignore_index=True)
-            self.table = self.table.sort_values(list(self.key), ignore_index=True)
+        """Add a row to what the file holds now, and write it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(self.path.parent):
+            table = pd.concat([self._read(), pd.DataFrame([row])], ignore_index=True)
+            self.table = table.sort_values(list(self.key), ignore_index=True)
             with replace_file(self.path) as temporary:
                 self.table.to_csv(temporary, index=False, float_format="%.6g")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other thread or process is in here for the same folder; the system ends it with the process."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)

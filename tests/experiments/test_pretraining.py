@@ -94,6 +94,24 @@ def test_records_are_found_by_their_key_and_survive(tmp_path):
         Records(tmp_path / "r.csv", ("draw",))
 
 
+def test_rows_of_others_are_kept(tmp_path):
+    """Two grids that share the file: each read it before the other wrote."""
+    key = ("arm",)
+    first, second = (Records(tmp_path / "new" / "r.csv", key) for _ in range(2))
+    first.add({"arm": "a", "asked": "x"})
+    second.add({"arm": "b", "asked": "x"})
+    first.add({"arm": "c", "asked": "x"})
+    assert Records(first.path, key).table.arm.tolist() == ["a", "b", "c"] and len(first.select(arm="b")) == 1
+
+
+def test_only_some_arms(asked):
+    asked = replace(asked, arms=("scratch",))
+    pretraining.main(asked)
+    assert set(pd.read_csv(asked.records / "glas_test.csv").arm) == {"scratch"}
+    with pytest.raises(InputError, match="no arm is named 'P3'; there are scratch, low noise, shuffled"):
+        pretraining.main(replace(asked, arms=("P3",)))
+
+
 def test_another_plan_is_another_question(asked, monkeypatch):
     """More steps, other options of an arm or of its pre-training: none of the rows is one of it."""
     grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
