@@ -11,6 +11,7 @@ curves.
 
 import shutil
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -33,6 +34,9 @@ from GenSelfDiff.patches import Patches
 from GenSelfDiff.unet import SegNet
 from utils_general import ROOT, InputError, at_least, run_script
 
+QuestionName = Literal[
+    "GlaS", "GlaS-features", "GlaS-budgets", "GlaS-transfer", "GlaS-noise", "MoNuSeg", "MoNuSeg-features"
+]
 KEY = ("arm", "labelled images", "draw", "learning rate")
 METRICS = ("Dice", "object F1", "object Dice", "AJI", "GlaS F1")
 BATCH = 8
@@ -44,7 +48,7 @@ PRETRAINING_SEEDS = 3  # draws take them in turn
 class Settings:
     """Does pre-training pay? A grid of small runs."""
 
-    question: Literal["GlaS", "GlaS-features"] = "GlaS"
+    question: QuestionName = "GlaS"
     """which table, see experiments/questions.py"""
     data: Path | None = None
     """root of the question's data set; data/<its name> if not given"""
@@ -73,12 +77,12 @@ class Grid:
         self.data = (settings.data or ROOT / "data" / question.data).resolve()
         output = settings.output.resolve()
         self.output, self.weights = output / settings.question, output / question.data
-        name = settings.question.lower()
-        self.records = {split: Records(settings.records / f"{name}_{split}.csv", KEY) for split in ("val", "test")}
+        tables = {split: settings.records / f"{question.records}_{split}.csv" for split in ("val", "test")}
+        self.records = {split: Records(table, KEY) for split, table in tables.items()}
         patches = Patches(labelled_folder(self.data), labelled=True)
-        patches.keep_sources(max(question.draws))  # too many: said now
         self.size = patches.data_set.patch_size
         self.patches = PatchDataset([patches], "train", 0).fingerprint()
+        patches.keep_sources(max(question.steps))  # too many: said now
 
     def ask(self, arm: str, labelled: int, draw: int, rate: float) -> dict[str, Any]:
         """A run: its key, and a hash of everything else that it is asked for."""
@@ -125,14 +129,32 @@ class Grid:
         return self.question.steps[row["labelled images"]] + ARMS[row["arm"]].more_steps
 
     def do(self, split: str, runs: list[dict[str, Any]]) -> None:
-        """Fine-tune and test: first what needs nothing that is missing, then pre-train, then the rest."""
+        """Pre-train what is missing; beside it, fine-tune and test, what needs no missing weights first."""
         ready = [row for row in runs if self.is_ready(row)]
-        run_all([partial(self.one_run, split, row) for row in ready], self.jobs)
-        runs = [row for row in runs if row not in ready]
-        needed = {(ARMS[row["arm"]].pretraining, _seed(row)) for row in runs if ARMS[row["arm"]].pretraining}
+        others = [row for row in runs if row not in ready]
+        needed = {(ARMS[row["arm"]].pretraining, _seed(row)) for row in others}
         in_order = sorted(needed, key=lambda which: ([*PRETRAININGS].index(which[0]), which[1]))
-        run_all([partial(self.pretrain, *which) for which in in_order], self.jobs)
-        run_all([partial(self.one_run, split, row) for row in runs], self.jobs)
+        others.sort(key=lambda row: in_order.index((ARMS[row["arm"]].pretraining, _seed(row))))
+        done = {which: threading.Event() for which in in_order}
+        tasks = [partial(self.pretrain_and_say, which, done[which]) for which in in_order]
+        tasks += [partial(self.one_run, split, row) for row in ready]
+        tasks += [
+            partial(self.wait_and_run, split, row, done[ARMS[row["arm"]].pretraining, _seed(row)]) for row in others
+        ]
+        run_all(tasks, self.jobs)
+
+    def pretrain_and_say(self, which: tuple[str, int], done: threading.Event) -> None:
+        """Pre-train; `done` is set however it ends."""
+        try:
+            self.pretrain(*which)
+        finally:
+            done.set()
+
+    def wait_and_run(self, split: str, row: dict[str, Any], done: threading.Event) -> None:
+        """A run whose weights another task makes, which has begun before."""
+        done.wait()
+        if self.is_ready(row):  # else the pre-training failed, and says so
+            self.one_run(split, row)
 
     def is_ready(self, row: dict[str, Any]) -> bool:
         """Whether the weights that a run begins with are there, or none are needed."""
@@ -245,7 +267,7 @@ def main(settings: Settings) -> None:
         print(f"{arm}: learning rate {grid.rate(arm):g}, chosen on development images")
     if settings.phase == "test":
         grid.do("test", grid.missing("test", grid.tests()))
-        report(grid.question, grid.records["test"].table, grid.output)
+    report(grid.question, grid.records["val"].table, grid.records["test"].table, grid.output)
 
 
 if __name__ == "__main__":

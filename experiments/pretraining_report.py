@@ -47,7 +47,7 @@ def row_of(table: pd.DataFrame, question: Question, arm: str, labelled: int) -> 
 def draw_curves(table: pd.DataFrame, question: Question, path: Path) -> None:
     """Mean Dice over the number of labelled images, every draw a dot."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    numbers = sorted(table["labelled images"].unique())
+    numbers = sorted(question.draws)
     for i, arm in enumerate(question.arms):
         dots = {n: dice_by_draw(table, arm, n).mean(axis=1).to_numpy() for n in numbers}
         dots = {n: values for n, values in dots.items() if len(values)}
@@ -63,9 +63,22 @@ def draw_curves(table: pd.DataFrame, question: Question, path: Path) -> None:
     save_figure(figure, path)
 
 
-def report(question: Question, table: pd.DataFrame, output: Path) -> None:
-    """Write table.csv, table.md and curves.png of the runs that are done."""
-    rows = [row_of(table, question, arm, n) for n in sorted(question.draws) for arm in question.arms]
-    write_table(pd.DataFrame([row for row in rows if row]), output / "table")
-    draw_curves(table, question, output / "curves.png")
-    print(f"table.csv, table.md and curves.png are in {output}")
+def choices(table: pd.DataFrame, question: Question) -> pd.DataFrame:
+    """Mean Dice on development images: a row an arm of the question, a column a learning rate."""
+    rows = table[table.arm.isin(question.arms) & (table["labelled images"] == question.chosen_with)]
+    means = rows.pivot_table(index="arm", columns="learning rate", values="Dice")
+    means = means.reindex([arm for arm in question.arms if arm in means.index])
+    means.columns = [f"Dice at {rate:g}" for rate in means.columns]
+    return means.reset_index()
+
+
+def report(question: Question, chosen: pd.DataFrame, tested: pd.DataFrame, output: Path) -> None:
+    """Write choices.csv and .md of the runs on development images; table.csv and .md and curves.png of the tests."""
+    written = ["choices.csv, choices.md"]
+    write_table(choices(chosen, question), output / "choices")
+    rows = [row_of(tested, question, arm, n) for n in sorted(question.draws) for arm in question.arms]
+    if any(rows):
+        written.append("table.csv, table.md, curves.png")
+        write_table(pd.DataFrame([row for row in rows if row]), output / "table")
+        draw_curves(tested, question, output / "curves.png")
+    print(f"{', '.join(written)} are in {output}")

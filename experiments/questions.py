@@ -5,7 +5,7 @@ of the labelled folder), of the same rates and with as many trials for each arm;
 with the rate that was chosen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Start = Literal["scratch", "pre-trained", "shuffled"]
@@ -45,8 +45,10 @@ class Question:
 
     data: str
     """folder under data/, see docs/experiments.md"""
+    records: str
+    """beginning of the names of its tables of finished runs, which questions of the same data share"""
     draws: dict[int, int]
-    """how many draws of each number of labelled images"""
+    """how many draws of each number of labelled images are tested; none where a question is for development images"""
     steps: dict[int, int]
     """of fine-tuning, by the number of labelled images"""
     arms: tuple[str, ...]
@@ -55,47 +57,100 @@ class Question:
     """labelled images when learning rates are chosen"""
     pays: float
     """the smallest gain in Dice that is called one"""
-    only: dict[str, tuple[int, ...]]
+    only: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """numbers of labelled images for arms that are not run with all"""
 
 
+LOW = (*SMALL, "--p2-gamma", 0, "--t-below", 250)
 PRETRAININGS = {
-    "low": PreTraining((*SMALL, "--p2-gamma", 0, "--t-below", 250)),
+    "low": PreTraining(LOW),
     "P2": PreTraining(SMALL),
+    "plain": PreTraining((*SMALL, "--p2-gamma", 0)),
+    "low, 1,000 steps": PreTraining(LOW, steps=1000),
 }
 KEPT = ("--keep-last-block",)
 CLASSIFIER = "GenSelfDiff/downstream_train/pixel_classifier.py"
 FEW = ("--members", 5, "--hidden", 64, 32)  # of the paper's 10 members of widths 128 and 32: a third of the time
+SHORTER = (38, 75, 150)  # steps of fine-tuning, where 300 are the rule
 ARMS = {
     "scratch": Arm("scratch"),
     "scratch, whole compute": Arm("scratch", more_steps=4000, rate_of="scratch"),
     "P2": Arm("pre-trained", "P2"),
     "P2, block kept": Arm("pre-trained", "P2", KEPT),
+    "plain": Arm("pre-trained", "plain", KEPT),
     "low noise": Arm("pre-trained", "low", KEPT),
+    "low noise, 1,000 steps": Arm("pre-trained", "low, 1,000 steps", KEPT),
     "low noise, shuffled": Arm("shuffled", "low", KEPT),
+    "low noise, block dropped": Arm("pre-trained", "low"),
+    "low noise, head first": Arm("pre-trained", "low", (*KEPT, "--head-steps", 50)),
+    "low noise, rates by depth": Arm("pre-trained", "low", (*KEPT, "--layer-decay", 0.75)),
+    "scratch, rates by depth": Arm("scratch", options=("--layer-decay", 0.75)),
     "features, untrained": Arm("scratch", options=(*FEW, "--noise-levels", 20, 53, 117), script=CLASSIFIER),
     "features, low noise": Arm("pre-trained", "low", (*FEW, "--noise-levels", 20, 53, 117), CLASSIFIER),
     "features, P2": Arm("pre-trained", "P2", (*FEW, "--noise-levels", 50, 150, 250), CLASSIFIER),
 }
+ARMS |= {f"scratch, {n} steps": Arm("scratch", more_steps=n - 300, rate_of="scratch") for n in SHORTER}
+ARMS |= {
+    f"low noise, {n} steps": Arm("pre-trained", "low", KEPT, more_steps=n - 300, rate_of="low noise") for n in SHORTER
+}
 RATES = (3e-4, 1e-3, 3e-3)
 CHOICE_DRAWS = (101, 102, 103)
+GLAS = {"data": "GlaS_4", "records": "glas", "chosen_with": 4, "pays": 0.02}
+MONUSEG = {"data": "MoNuSeg_2", "records": "monuseg", "chosen_with": 1, "pays": 0.01}
 QUESTIONS = {
     "GlaS": Question(
-        data="GlaS_4",
+        **GLAS,
         draws={2: 10, 4: 10, 8: 5, 16: 3, 75: 3},
         steps={2: 300, 4: 300, 8: 300, 16: 300, 75: 600},
         arms=("scratch", "scratch, whole compute", "P2", "P2, block kept", "low noise", "low noise, shuffled"),
-        chosen_with=4,
-        pays=0.02,
         only={"scratch, whole compute": (4,)},
     ),
     "GlaS-features": Question(
-        data="GlaS_4",
+        **GLAS,
         draws={4: 10},
         steps={4: 300},
-        arms=("features, untrained", "features, low noise", "features, P2"),
-        chosen_with=4,
-        pays=0.02,
-        only={},
+        arms=("scratch", "features, untrained", "features, low noise", "features, P2"),
+    ),
+    "GlaS-budgets": Question(
+        **GLAS,
+        draws={4: 10},
+        steps={4: 300},
+        arms=(
+            "scratch",
+            *(f"scratch, {n} steps" for n in SHORTER),
+            *(f"low noise, {n} steps" for n in SHORTER),
+            "low noise",
+        ),
+    ),
+    "GlaS-transfer": Question(
+        **GLAS,
+        draws={},
+        steps={4: 300},
+        arms=(
+            "scratch",
+            "scratch, rates by depth",
+            "low noise",
+            "low noise, block dropped",
+            "low noise, head first",
+            "low noise, rates by depth",
+        ),
+    ),
+    "GlaS-noise": Question(
+        **GLAS,
+        draws={},
+        steps={4: 300},
+        arms=("scratch", "P2, block kept", "plain", "low noise", "low noise, 1,000 steps"),
+    ),
+    "MoNuSeg": Question(
+        **MONUSEG,
+        draws={1: 20, 3: 10, 9: 5, 20: 3},
+        steps={1: 300, 3: 300, 9: 300, 20: 600},
+        arms=("scratch", "low noise", "low noise, shuffled"),
+    ),
+    "MoNuSeg-features": Question(
+        **MONUSEG,
+        draws={1: 10, 3: 10, 9: 5},
+        steps={1: 300, 3: 300, 9: 300},
+        arms=("scratch", "features, untrained", "features, low noise", "features, P2"),
     ),
 }

@@ -27,7 +27,7 @@ def asked(tiny_data_set, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "CHOICE_DRAWS", (101,))
     monkeypatch.setattr(pretraining, "PRETRAINING_SEEDS", 1)
     monkeypatch.setitem(pretraining.PRETRAININGS, "low", PreTraining((*SMALL, "--t-below", 9), steps=2))
-    tiny = Question("tiny", {1: 2}, {1: 2}, ("scratch", "low noise, shuffled"), chosen_with=1, pays=0.02, only={})
+    tiny = Question("tiny", "glas", {1: 2}, {1: 2}, ("scratch", "low noise, shuffled"), chosen_with=1, pays=0.02)
     monkeypatch.setitem(pretraining.QUESTIONS, "GlaS", tiny)
     return pretraining.Settings(data=tiny_data_set, output=tmp_path / "out", records=tmp_path / "records", jobs=1)
 
@@ -46,6 +46,8 @@ def test_choices_then_tests_then_a_table(asked, capsys):
     assert set(tests[tests.arm == "scratch"]["learning rate"]) == {best}
     assert np.allclose(tests[["Dice t1", "Dice t2"]].mean(axis=1), tests["Dice"], atol=1e-5)
     assert (asked.output / "GlaS" / "curves.png").is_file()
+    means = pd.read_csv(asked.output / "GlaS" / "choices.csv").set_index("arm").loc["scratch"]
+    assert means.idxmax() == f"Dice at {best:g}"
     assert not [*(asked.output / "GlaS").glob("test/*/*.pth")]  # the weights of hundreds of runs are not kept
     assert len([*(asked.output / "GlaS").glob("val/*.txt")]) == 4  # each run has a log of its own
     before = (asked.records / "glas_test.csv").read_bytes()
@@ -65,8 +67,10 @@ def test_all_arms_of_a_question_are_known_and_their_choices_are_of_equal_number(
     for question in questions.QUESTIONS.values():
         arms = [questions.ARMS[name] for name in question.arms]
         assert all(not arm.pretraining or arm.pretraining in questions.PRETRAININGS for arm in arms)
-        assert set(question.draws) == set(question.steps) and question.chosen_with in question.draws
-        assert not {*range(1, 1 + max(question.draws.values()))} & {*questions.CHOICE_DRAWS}
+        assert {*question.draws, question.chosen_with} == {*question.steps}
+        assert not {*range(1, 1 + max(question.draws.values(), default=0))} & {*questions.CHOICE_DRAWS}
+        assert not {number for numbers in question.only.values() for number in numbers} - {*question.draws}
+        assert all(min(question.steps.values()) + arm.more_steps > 0 for arm in arms)
         assert arms[0].start == "scratch"
 
 
@@ -153,7 +157,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
 
 def test_what_is_called_a_gain():
     """Better in every image and draw by 0.05; by 0.01, which is surely more than nothing and surely too little."""
-    question = Question("x", {4: 2}, {4: 1}, ("scratch", "P2", "low noise"), chosen_with=4, pays=0.02, only={})
+    question = Question("x", "x", {4: 2}, {4: 1}, ("scratch", "P2", "low noise"), chosen_with=4, pays=0.02)
     rows = [
         {
             "arm": arm,
