@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from skimage.color import rgb_from_hed
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
+
+from GenSelfDiff.transforms import tv_tensors, v2
 
 
 def flips(quarter_turns: bool = False) -> v2.Transform:

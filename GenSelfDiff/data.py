@@ -10,17 +10,19 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from GenSelfDiff.devices import Devices, keep_freed_memory
 from GenSelfDiff.patches import Patches
 from utils_general import SIDE_MULTIPLE, InputError
+
+if TYPE_CHECKING:
+    from GenSelfDiff.transforms import v2
 
 # The input range each stage was published with; a setting of both, stored in the checkpoint.
 PRETRAINING_RANGE = (-1.0, 1.0)
@@ -69,7 +71,7 @@ class PatchDataset(Dataset):
     one byte where there are at most 256 classes: a quarter of the bytes to hand from process to process and to a GPU.
     """
 
-    def __init__(self, folders: list[Patches], split: str, seed: int, augmentation: v2.Transform | None = None):
+    def __init__(self, folders: list[Patches], split: str, seed: int, augmentation: "v2.Transform | None" = None):
         self.folders, self.seed, self.augmentation = folders, seed, augmentation
         for folder in folders:
             if split == "train" and not folder.described:
@@ -102,6 +104,8 @@ class PatchDataset(Dataset):
         return digest.hexdigest()
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int | str]:
+        from GenSelfDiff.transforms import tv_tensors  # tests and whole images do without
+
         epoch, i = key
         patches = self.folders[np.searchsorted(self.ends, i, side="right")]
         patch = int(self.numbers[i])

@@ -49,6 +49,13 @@ def test_nothing_but_a_script_imports_a_script():
             assert not names, file.name
 
 
+def test_torchvision_and_pytorch_are_imported_only_where_they_are_needed():
+    """They take seconds: whole images and tests augment nothing, a comparison computes nothing with tensors."""
+    for modules, without in (("whole_image.pipeline", "torchvision"), ("comparison.results", "torch")):
+        program = f"import sys, GenSelfDiff.{modules}; sys.exit({without!r} in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
 def test_what_computes_needs_no_matplotlib():
     modules = ("evaluation.evaluate", "whole_image.pipeline", "metrics", "palette", "history")
     imports = ", ".join(f"GenSelfDiff.{module}" for module in modules)
