@@ -26,7 +26,7 @@ from benchmarks.tables import machine
 from experiments.grid import folder_name, run, run_all
 from experiments.pretraining_report import report
 from experiments.questions import ARMS, CHOICE_DRAWS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
-from experiments.records import ASKED, Records, hash_of_question
+from experiments.records import ASKED, Records, alone, hash_of_question
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import PatchDataset, labelled_folder
@@ -82,6 +82,7 @@ class Grid:
         patches = Patches(labelled_folder(self.data), labelled=True)
         self.size = patches.data_set.patch_size
         self.patches = PatchDataset([patches], "train", 0).fingerprint()
+        self.ready: set[tuple[str, int]] = set()  # pre-trained networks that SS_diff.py has looked at
         patches.keep_sources(max(question.steps))  # too many: said now
 
     def ask(self, arm: str, labelled: int, draw: int, rate: float) -> dict[str, Any]:
@@ -157,9 +158,9 @@ class Grid:
             self.one_run(split, row)
 
     def is_ready(self, row: dict[str, Any]) -> bool:
-        """Whether the weights that a run begins with are there, or none are needed."""
+        """Whether the weights that a run begins with are there, as they are asked for now, or none are needed."""
         pretraining = ARMS[row["arm"]].pretraining
-        return not pretraining or self.shuffled(pretraining, _seed(row)).is_file()
+        return not pretraining or (pretraining, _seed(row)) in self.ready
 
     def pretrained(self, name: str, seed: int) -> Path:
         """Folder of a run of pre-training."""
@@ -170,14 +171,20 @@ class Grid:
         return self.pretrained(name, seed).with_suffix(".shuffled.pth")
 
     def pretrain(self, name: str, seed: int) -> None:
-        """Pre-train, or go on; and write the same weights, shuffled, beside."""
+        """Pre-train, or go on; and write the same weights, shuffled, beside.
+
+        Of a run that is finished the script looks whether it was of these patches and settings, and refuses another.
+        Another grid that wants the same waits meanwhile.
+        """
         plan, folder = PRETRAININGS[name], self.pretrained(name, seed)
-        if self.shuffled(name, seed).is_file():
-            return
         words = ["--data", self.data, "--run-name", folder, "--seed", seed, "--batch-size", BATCH]
         length = ["--steps", plan.steps, "--validate-every", max(1, plan.steps // 4), "--sample-every", 0]
-        run("GenSelfDiff/pretrain/SS_diff.py", *words, *length, *plan.options, log=self.weights / f"{folder.name}.txt")
-        shuffle_weights(folder / "best.pth", self.shuffled(name, seed), seed)
+        log = self.weights / f"{folder.name}.txt"
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder):
+            run("GenSelfDiff/pretrain/SS_diff.py", *words, *length, *plan.options, log=log)
+            shuffle_weights(folder / "best.pth", self.shuffled(name, seed), seed)
+        self.ready.add((name, seed))
 
     def start(self, arm: Arm, seed: int) -> str:
         """What Diff_Seg.py starts from."""

@@ -57,6 +57,19 @@ def test_choices_then_tests_then_a_table(asked, capsys):
     assert "0 networks to pre-train, 0 runs" in capsys.readouterr().out
 
 
+def test_weights_of_another_plan_are_no_start(asked, monkeypatch):
+    """They lie there, finished, of two steps; now three are asked for: none is fine-tuned from the old ones."""
+    grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
+    grid.pretrain("low", 1)
+    row = grid.ask("low noise, shuffled", 1, 1, 1e-3)
+    assert grid.is_ready(row) and not pretraining.Grid(asked, grid.question).is_ready(row)
+    monkeypatch.setitem(pretraining.PRETRAININGS, "low", PreTraining((*SMALL, "--t-below", 9), steps=3))
+    again = pretraining.Grid(asked, grid.question)
+    with pytest.raises(InputError, match=r"steps was 2, now 3"):
+        again.do("val", [row])
+    assert not again.is_ready(row) and not again.records["val"].path.exists()
+
+
 def test_an_arm_without_its_choice_is_refused(asked):
     grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
     with pytest.raises(InputError, match="the learning rate of scratch is not chosen yet: 0 runs are done"):
@@ -99,12 +112,13 @@ def test_records_are_found_by_their_key_and_survive(tmp_path):
 
 
 def test_rows_of_others_are_kept(tmp_path):
-    """Two grids that share the file: each read it before the other wrote."""
+    """Two grids that share the file: each read it before the other wrote. What both have done is there once."""
     key = ("arm",)
     first, second = (Records(tmp_path / "new" / "r.csv", key) for _ in range(2))
     first.add({"arm": "a", "asked": "x"})
     second.add({"arm": "b", "asked": "x"})
     first.add({"arm": "c", "asked": "x"})
+    second.add({"arm": "c", "asked": "x"})
     assert Records(first.path, key).table.arm.tolist() == ["a", "b", "c"] and len(first.select(arm="b")) == 1
 
 
