@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.tables import machine
 from experiments.grid import folder_name, run, run_all
-from experiments.pretraining_report import report
+from experiments.pretraining_report import SEED, TRIVIAL, report
 from experiments.questions import ARMS, CHOICE_DRAWS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
 from experiments.records import ASKED, Records, alone, hash_of_question
 from GenSelfDiff import checkpoint
@@ -205,13 +205,21 @@ class Grid:
         trained = time.monotonic()
         test = ["--data", self.data, "--run", folder, "--output", folder / "results", "--split", split]
         run("GenSelfDiff/test/test_script.py", *test, "--pictures", 1, "--overwrite", log=log)
-        found, tested = Result.read(folder / "results"), time.monotonic()
-        record = row | {"steps": steps, "pre-training seed": _seed(row) if arm.pretraining else ""}
-        record |= {metric: found.images[metric].mean() for metric in METRICS}
-        record |= {f"Dice {image}": value for image, value in found.images["Dice"].items()}
+        tested = time.monotonic()
+        record = row | {"steps": steps, SEED: _seed(row) if arm.pretraining else ""} | figures(folder / "results")
         record |= {"seconds": round(trained - begin), "seconds of the test": round(tested - trained)}
         self.records[split].add(record | {"torch": torch.__version__, "machine": machine("cpu")})
         shutil.rmtree(folder)
+
+    def test_trivial(self) -> None:
+        """Test the methods that learn nothing, unless that is done: rows of no labelled image."""
+        for arm, method in TRIVIAL.items():
+            row = dict(zip(KEY, (arm, 0, 0, 0.0), strict=True)) | {ASKED: hash_of_question(self.patches, method)}
+            if row not in self.records["test"]:
+                folder = self.output / "test" / method
+                words = ["--data", self.data, "--method", method, "--output", folder, "--pictures", 1, "--overwrite"]
+                run("GenSelfDiff/test/baselines.py", *words, log=folder.with_name(f"{method}.txt"))
+                self.records["test"].add(row | figures(folder))
 
     def say_estimate(self, phase: str) -> None:
         """Print how many runs are to do, and how long they take here, from a measured step."""
@@ -229,6 +237,12 @@ class Grid:
             f"{len(missing)} networks to pre-train, {len(runs)} runs to fine-tune and test; a step takes "
             f"{second:.2f} s with one thread: about {hours:.1f} hours, {self.jobs} at a time"
         )
+
+
+def figures(results: Path) -> dict[str, float]:
+    """What a row says of a test: means over its images, and the Dice of each."""
+    images = Result.read(results).images
+    return images[[*METRICS]].mean().to_dict() | {f"Dice {image}": value for image, value in images["Dice"].items()}
 
 
 def _seed(row: dict[str, Any]) -> int:
@@ -274,6 +288,8 @@ def main(settings: Settings) -> None:
         print(f"{arm}: learning rate {grid.rate(arm):g}, chosen on development images")
     if settings.phase == "test":
         grid.do("test", grid.missing("test", grid.tests()))
+        if grid.question.draws:
+            grid.test_trivial()
     report(grid.question, grid.records["val"].table, grid.records["test"].table, grid.output)
 
 
