@@ -40,6 +40,12 @@ def dim_of(state: dict[str, Tensor], path: Path) -> int:
     return dim
 
 
+def check_dim(asked: int | None, dim: int, path: Path) -> None:
+    """Raise `InputError` where a width was asked for that the pre-trained network does not have."""
+    if asked not in (None, dim):
+        raise InputError(f"{path} has dim {dim}, but --dim {asked} was asked for: leave --dim out")
+
+
 def _shapes(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
     """The parameters of a network, without memory for their values."""
     with torch.device("meta"):

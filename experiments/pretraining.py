@@ -24,9 +24,9 @@ import torch
 
 from benchmarks.tables import machine
 from experiments.grid import folder_name, run, run_all
-from experiments.pretraining_report import report
+from experiments.pretraining_report import SEED, TRIVIAL, report
 from experiments.questions import ARMS, CHOICE_DRAWS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
-from experiments.records import ASKED, Records, hash_of_question
+from experiments.records import ASKED, Records, alone, hash_of_question
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import PatchDataset, labelled_folder
@@ -82,6 +82,7 @@ class Grid:
         patches = Patches(labelled_folder(self.data), labelled=True)
         self.size = patches.data_set.patch_size
         self.patches = PatchDataset([patches], "train", 0).fingerprint()
+        self.ready: set[tuple[str, int]] = set()  # pre-trained networks that SS_diff.py has looked at
         patches.keep_sources(max(question.steps))  # too many: said now
 
     def ask(self, arm: str, labelled: int, draw: int, rate: float) -> dict[str, Any]:
@@ -157,9 +158,9 @@ class Grid:
             self.one_run(split, row)
 
     def is_ready(self, row: dict[str, Any]) -> bool:
-        """Whether the weights that a run begins with are there, or none are needed."""
+        """Whether the weights that a run begins with are there, as they are asked for now, or none are needed."""
         pretraining = ARMS[row["arm"]].pretraining
-        return not pretraining or self.shuffled(pretraining, _seed(row)).is_file()
+        return not pretraining or (pretraining, _seed(row)) in self.ready
 
     def pretrained(self, name: str, seed: int) -> Path:
         """Folder of a run of pre-training."""
@@ -170,14 +171,20 @@ class Grid:
         return self.pretrained(name, seed).with_suffix(".shuffled.pth")
 
     def pretrain(self, name: str, seed: int) -> None:
-        """Pre-train, or go on; and write the same weights, shuffled, beside."""
+        """Pre-train, or go on; and write the same weights, shuffled, beside.
+
+        Of a run that is finished the script looks whether it was of these patches and settings, and refuses another.
+        Another grid that wants the same waits meanwhile.
+        """
         plan, folder = PRETRAININGS[name], self.pretrained(name, seed)
-        if self.shuffled(name, seed).is_file():
-            return
         words = ["--data", self.data, "--run-name", folder, "--seed", seed, "--batch-size", BATCH]
         length = ["--steps", plan.steps, "--validate-every", max(1, plan.steps // 4), "--sample-every", 0]
-        run("GenSelfDiff/pretrain/SS_diff.py", *words, *length, *plan.options, log=self.weights / f"{folder.name}.txt")
-        shuffle_weights(folder / "best.pth", self.shuffled(name, seed), seed)
+        log = self.weights / f"{folder.name}.txt"
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder):
+            run("GenSelfDiff/pretrain/SS_diff.py", *words, *length, *plan.options, log=log)
+            shuffle_weights(folder / "best.pth", self.shuffled(name, seed), seed)
+        self.ready.add((name, seed))
 
     def start(self, arm: Arm, seed: int) -> str:
         """What Diff_Seg.py starts from."""
@@ -198,13 +205,21 @@ class Grid:
         trained = time.monotonic()
         test = ["--data", self.data, "--run", folder, "--output", folder / "results", "--split", split]
         run("GenSelfDiff/test/test_script.py", *test, "--pictures", 1, "--overwrite", log=log)
-        found, tested = Result.read(folder / "results"), time.monotonic()
-        record = row | {"steps": steps, "pre-training seed": _seed(row) if arm.pretraining else ""}
-        record |= {metric: found.images[metric].mean() for metric in METRICS}
-        record |= {f"Dice {image}": value for image, value in found.images["Dice"].items()}
+        tested = time.monotonic()
+        record = row | {"steps": steps, SEED: _seed(row) if arm.pretraining else ""} | figures(folder / "results")
         record |= {"seconds": round(trained - begin), "seconds of the test": round(tested - trained)}
         self.records[split].add(record | {"torch": torch.__version__, "machine": machine("cpu")})
         shutil.rmtree(folder)
+
+    def test_trivial(self) -> None:
+        """Test the methods that learn nothing, unless that is done: rows of no labelled image."""
+        for arm, method in TRIVIAL.items():
+            row = dict(zip(KEY, (arm, 0, 0, 0.0), strict=True)) | {ASKED: hash_of_question(self.patches, method)}
+            if row not in self.records["test"]:
+                folder = self.output / "test" / method
+                words = ["--data", self.data, "--method", method, "--output", folder, "--pictures", 1, "--overwrite"]
+                run("GenSelfDiff/test/baselines.py", *words, log=folder.with_name(f"{method}.txt"))
+                self.records["test"].add(row | figures(folder))
 
     def say_estimate(self, phase: str) -> None:
         """Print how many runs are to do, and how long they take here, from a measured step."""
@@ -222,6 +237,12 @@ class Grid:
             f"{len(missing)} networks to pre-train, {len(runs)} runs to fine-tune and test; a step takes "
             f"{second:.2f} s with one thread: about {hours:.1f} hours, {self.jobs} at a time"
         )
+
+
+def figures(results: Path) -> dict[str, float]:
+    """What a row says of a test: means over its images, and the Dice of each."""
+    images = Result.read(results).images
+    return images[[*METRICS]].mean().to_dict() | {f"Dice {image}": value for image, value in images["Dice"].items()}
 
 
 def _seed(row: dict[str, Any]) -> int:
@@ -267,6 +288,8 @@ def main(settings: Settings) -> None:
         print(f"{arm}: learning rate {grid.rate(arm):g}, chosen on development images")
     if settings.phase == "test":
         grid.do("test", grid.missing("test", grid.tests()))
+        if grid.question.draws:
+            grid.test_trivial()
     report(grid.question, grid.records["val"].table, grid.records["test"].table, grid.output)
 
 

@@ -13,35 +13,91 @@ import pandas as pd
 
 from benchmarks.tables import write_table
 from experiments.paired import difference
-from experiments.questions import Question
-from utils_general import save_figure
+from experiments.questions import ARMS, Question
+from GenSelfDiff.comparison.statistics import LEVEL, holm
+from utils_general import InputError, save_figure
 
 MEANS = ("object F1", "object Dice", "AJI")
+TRIVIAL = {"all foreground": "foreground", "Otsu": "otsu"}
+"""Methods that learn nothing, by their names in the table: those of baselines.py"""
+SEED = "pre-training seed"
 
 
 def dice_by_draw(table: pd.DataFrame, arm: str, labelled: int) -> pd.DataFrame:
-    """Dice of an arm: a row a draw, a column a test image; only draws that are done."""
-    rows = table[(table.arm == arm) & (table["labelled images"] == labelled)].set_index("draw")
+    """Dice of an arm: a row a draw, a column a test image; only draws that are done.
+
+    `InputError` where a draw was done twice, at two learning rates: the test images would choose.
+    """
+    rows = rows_of(table, arm, labelled).set_index("draw")
+    if rows["learning rate"].nunique() > 1:
+        raise InputError(
+            f"{arm} with {labelled} labelled images was tested at several learning rates: remove the rows of those "
+            "that are not the one chosen on development images"
+        )
     return rows[[name for name in rows if name.startswith("Dice ")]].sort_index()
+
+
+def rows_of(table: pd.DataFrame, arm: str, labelled: int) -> pd.DataFrame:
+    """The finished runs of an arm."""
+    return table[(table.arm == arm) & (table["labelled images"] == labelled)]
 
 
 def row_of(table: pd.DataFrame, question: Question, arm: str, labelled: int) -> dict[str, Any] | None:
     """What the table says of an arm; None where no draw is done."""
-    reference = dice_by_draw(table, question.arms[0], labelled)
-    ours = dice_by_draw(table, arm, labelled)
+    ours, runs = dice_by_draw(table, arm, labelled), rows_of(table, arm, labelled)
     if ours.empty:
         return None
-    runs = table[(table.arm == arm) & (table["labelled images"] == labelled)]
     row = {"labelled images": labelled, "arm": arm, "learning rate": runs["learning rate"].iloc[0], "draws": len(ours)}
     row |= {"Dice": ours.mean(axis=None), "deviation over draws": ours.mean(axis=1).std()}
     row |= {metric: runs[metric].mean() for metric in MEANS}
-    shared = ours.index.intersection(reference.index)
-    if arm != question.arms[0] and len(shared):
-        told = difference(ours.loc[shared].to_numpy(), reference.loc[shared].to_numpy())
-        row |= {"difference in Dice": told.mean, "low": told.low, "high": told.high}
-        row["gain"] = "yes" if told.low > 0 and told.mean >= question.pays else "no"
-        row["excluded"] = "yes" if told.high < question.pays else "no"
-    return row
+    return row | compared(table, question, arm, question.arms[0], labelled)
+
+
+def compared(table: pd.DataFrame, question: Question, arm: str, other: str, labelled: int) -> dict[str, Any]:
+    """The difference in Dice of two arms over the draws that both have; nothing where there are none."""
+    ours, theirs = (dice_by_draw(table, name, labelled) for name in (arm, other))
+    shared = ours.index.intersection(theirs.index)
+    if arm == other or not len(shared):
+        return {}
+    gains = ours.loc[shared] - theirs.loc[shared]
+    told = difference(ours.loc[shared].to_numpy(), theirs.loc[shared].to_numpy())
+    seeds = pd.to_numeric(rows_of(table, arm, labelled).set_index("draw")[SEED], errors="coerce")  # not from scratch
+    by_seed = gains.mean(axis=1).groupby(seeds.loc[shared]).mean()
+    row = {"paired draws": len(shared), "difference in Dice": told.mean, "low": told.low, "high": told.high}
+    row |= {"by seed of pre-training": ", ".join(f"{value:+.3f}" for value in by_seed), "p": told.p}
+    return row | {"excluded": "yes" if told.high < question.pays else "no"}
+
+
+def judge(rows: list[dict[str, Any]], question: Question, trivial: float) -> None:
+    """Say of each difference whether it is a gain: sure, large enough, and both arms better than what learns nothing.
+
+    The question's primary arm, with the labelled images that choices were made with, is one comparison; the p of all
+    others of the table are adjusted for their number (Holm).
+    """
+    others = [row for row in rows if "p" in row and (row["arm"], row["labelled images"]) != question.primary]
+    adjusted = holm([row["p"] for row in others]).tolist()
+    for row, p in zip(others, adjusted, strict=True):
+        row["adjusted p"] = p
+    for row in (row for row in rows if "p" in row):
+        row.setdefault("adjusted p", row["p"])
+        sure = row["adjusted p"] < LEVEL and row["difference in Dice"] >= question.pays
+        beaten = row["Dice"] - row["difference in Dice"] > trivial
+        row["gain"] = ("yes" if beaten else "below trivial") if sure else "no"
+
+
+def controls(table: pd.DataFrame, question: Question) -> list[dict[str, Any]]:
+    """Pre-trained arms against the same weights shuffled, and against scratch with more steps: what a gain is of."""
+    plans = {name: ARMS[name] for name in question.arms}
+    rows = []
+    for n in sorted(question.draws):
+        for name, arm in plans.items():
+            for other, control in plans.items():
+                shuffled = control.start == "shuffled" and control.pretraining == arm.pretraining
+                longer = control.start == "scratch" and control.more_steps > 0
+                if arm.start == "pre-trained" and (shuffled or longer):
+                    told = compared(table, question, name, other, n)
+                    rows += [{"labelled images": n, "arm": name, "against": other, **told}] if told else []
+    return rows
 
 
 def draw_curves(table: pd.DataFrame, question: Question, path: Path) -> None:
@@ -73,12 +129,17 @@ def choices(table: pd.DataFrame, question: Question) -> pd.DataFrame:
 
 
 def report(question: Question, chosen: pd.DataFrame, tested: pd.DataFrame, output: Path) -> None:
-    """Write choices.csv and .md of the runs on development images; table.csv and .md and curves.png of the tests."""
+    """Write choices.csv and .md of the runs on development images; table, controls and curves.png of the tests."""
     written = ["choices.csv, choices.md"]
     write_table(choices(chosen, question), output / "choices")
-    rows = [row_of(tested, question, arm, n) for n in sorted(question.draws) for arm in question.arms]
-    if any(rows):
+    found = [row_of(tested, question, arm, n) for n in sorted(question.draws) for arm in question.arms]
+    if rows := [row for row in found if row]:
+        trivial = [row for name in TRIVIAL if (row := row_of(tested, question, name, 0))]
+        judge(rows, question, max((row["Dice"] for row in trivial), default=0.0))
         written.append("table.csv, table.md, curves.png")
-        write_table(pd.DataFrame([row for row in rows if row]), output / "table")
+        write_table(pd.DataFrame([*trivial, *rows]), output / "table")
         draw_curves(tested, question, output / "curves.png")
+    if against := controls(tested, question):
+        written.append("controls.csv, controls.md")
+        write_table(pd.DataFrame(against), output / "controls")
     print(f"{', '.join(written)} are in {output}")

@@ -59,6 +59,14 @@ class Question:
     """the smallest gain in Dice that is called one"""
     only: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """numbers of labelled images for arms that are not run with all"""
+    judged: str = ""
+    """the arm whose difference from the first, with `chosen_with` labelled images, the question is about, as said
+    before any test; all other differences are adjusted for their number"""
+
+    @property
+    def primary(self) -> tuple[str, int]:
+        """The arm and the number of labelled images of the primary figure."""
+        return self.judged, self.chosen_with
 
 
 LOW = (*SMALL, "--p2-gamma", 0, "--t-below", 250)
@@ -89,10 +97,9 @@ ARMS = {
     "features, low noise": Arm("pre-trained", "low", (*FEW, "--noise-levels", 20, 53, 117), CLASSIFIER),
     "features, P2": Arm("pre-trained", "P2", (*FEW, "--noise-levels", 50, 150, 250), CLASSIFIER),
 }
-ARMS |= {f"scratch, {n} steps": Arm("scratch", more_steps=n - 300, rate_of="scratch") for n in SHORTER}
-ARMS |= {
-    f"low noise, {n} steps": Arm("pre-trained", "low", KEPT, more_steps=n - 300, rate_of="low noise") for n in SHORTER
-}
+for n in SHORTER:  # warm-up is the same part of each length
+    ARMS[f"scratch, {n} steps"] = Arm("scratch", options=("--warm-up", n // 6), more_steps=n - 300)
+    ARMS[f"low noise, {n} steps"] = Arm("pre-trained", "low", (*KEPT, "--warm-up", n // 6), more_steps=n - 300)
 RATES = (3e-4, 1e-3, 3e-3)
 CHOICE_DRAWS = (101, 102, 103)
 GLAS = {"data": "GlaS_4", "records": "glas", "chosen_with": 4, "pays": 0.02}
@@ -104,12 +111,14 @@ QUESTIONS = {
         steps={2: 300, 4: 300, 8: 300, 16: 300, 75: 600},
         arms=("scratch", "scratch, whole compute", "P2", "P2, block kept", "low noise", "low noise, shuffled"),
         only={"scratch, whole compute": (4,)},
+        judged="low noise",
     ),
     "GlaS-features": Question(
         **GLAS,
         draws={4: 10},
         steps={4: 300},
         arms=("scratch", "features, untrained", "features, low noise", "features, P2"),
+        judged="features, low noise",
     ),
     "GlaS-budgets": Question(
         **GLAS,
@@ -146,11 +155,13 @@ QUESTIONS = {
         draws={1: 20, 3: 10, 9: 5, 20: 3},
         steps={1: 300, 3: 300, 9: 300, 20: 600},
         arms=("scratch", "low noise", "low noise, shuffled"),
+        judged="low noise",
     ),
     "MoNuSeg-features": Question(
         **MONUSEG,
         draws={1: 10, 3: 10, 9: 5},
         steps={1: 300, 3: 300, 9: 300},
         arms=("scratch", "features, untrained", "features, low noise", "features, P2"),
+        judged="features, low noise",
     ),
 }

@@ -61,17 +61,20 @@ class Records:
         return rows
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add a row to what the file holds now, and write it."""
+        """Add a row to what the file holds now, and write it; a row of this key that another has added stays."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(self.path.parent):
-            table = pd.concat([self._read(), pd.DataFrame([row])], ignore_index=True)
+        with alone(self.path.parent):
+            self.table = self._read()
+            if row in self:
+                return
+            table = pd.concat([self.table, pd.DataFrame([row])], ignore_index=True)
             self.table = table.sort_values(list(self.key), ignore_index=True)
             with replace_file(self.path) as temporary:
                 self.table.to_csv(temporary, index=False, float_format="%.6g")
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Wait until no other thread or process is in here for the same folder; the system ends it with the process."""
     file = os.open(folder, os.O_RDONLY)
     try:

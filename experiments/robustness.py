@@ -104,7 +104,7 @@ def one_test(settings: Settings, tested: str, trivial: bool, root: Path, folder:
     if (folder / "summary.json").is_file():
         return
     script = "baselines" if trivial else "test_script"
-    which = ["--method", tested] if trivial else ["--run", checkpoint.find(tested).parent.resolve()]
+    which = ["--method", tested] if trivial else ["--run", checkpoint.find(tested).resolve()]
     words = ["--data", root, "--split", settings.split, "--output", folder, "--pictures", 1, *which]
     run(f"GenSelfDiff/test/{script}.py", *words, log=folder.with_name(f"{folder.name}.txt"))
 

@@ -27,7 +27,7 @@ from GenSelfDiff.run_folder import RunFolder
 from GenSelfDiff.settings import SCRATCH, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import SegNet, initialise
-from GenSelfDiff.unet_checkpoint import dim_of, hand_over
+from GenSelfDiff.unet_checkpoint import check_dim, dim_of, hand_over
 from utils_general import InputError, at_least, run_script
 
 
@@ -118,8 +118,7 @@ def build_network(settings: Settings, classes: int) -> SegNet:
     path = checkpoint.find(settings.pretrained)
     start = load_start(path, settings.keep_last_block)
     dim = dim_of(start.weights, path)
-    if settings.dim not in (None, dim):
-        raise InputError(f"{path} has dim {dim}, but --dim {settings.dim} was asked for: leave --dim out")
+    check_dim(settings.dim, dim, path)
     model = SegNet(dim, classes, settings.timestep)
     initialise(model, settings.initial_weights)
     hand_over(start.weights, start.new, model, path)

@@ -29,7 +29,7 @@ from GenSelfDiff.run_folder import RunFolder
 from GenSelfDiff.settings import SCRATCH, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import DiffusionNet, initialise
-from GenSelfDiff.unet_checkpoint import noise_network
+from GenSelfDiff.unet_checkpoint import check_dim, noise_network
 from utils_general import InputError, at_least, run_script
 
 
@@ -38,7 +38,14 @@ class Settings(LabelledSettings):
     """Train an ensemble of pixel classifiers on the features of a frozen network."""
 
     stage = "features"
-    improved = {"warm_up": 50, "decay": "cosine", "ema": 0.99, "quarter_turns": True, "stain_jitter": 0.05}
+    improved = {
+        "initial_weights": "pytorch",
+        "warm_up": 50,
+        "decay": "cosine",
+        "ema": 0.99,
+        "quarter_turns": True,
+        "stain_jitter": 0.05,
+    }
 
     run_name: str = "MoNuSeg_features"
     epochs: int = 10
@@ -114,9 +121,7 @@ def build_network(settings: Settings, classes: int) -> FeatureNet:
         wanted = tuple(trained.get("input_range", PRETRAINING_RANGE))
         if wanted != tuple(settings.input_range):
             raise InputError(f"{path} was trained with images in {wanted}: --input-range {wanted[0]:g} {wanted[1]:g}")
-        dim = network.net.final_conv[1].in_channels
-        if settings.dim not in (None, dim):
-            raise InputError(f"{path} has dim {dim}, but --dim {settings.dim} was asked for: leave --dim out")
+        check_dim(settings.dim, network.net.final_conv[1].in_channels, path)
         print(f"frozen weights from {path}")
     timesteps, schedule = trained.get("timesteps", 1000), trained.get("schedule", "quadratic")
     last = trained.get("t_below") or timesteps

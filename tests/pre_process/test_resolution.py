@@ -10,6 +10,7 @@ from PIL import Image
 
 from file_contents import DataSet
 from GenSelfDiff.evaluation.evaluate import evaluate, patches_to_test
+from GenSelfDiff.evaluation.images import enlarged
 from GenSelfDiff.instances import InstanceSettings
 from GenSelfDiff.test import baselines
 from pre_process.own_data import preprocess
@@ -89,6 +90,15 @@ def test_figures_are_of_the_native_size(raw):
         edge, predicted = (np.flatnonzero(m[32])[-1] for m in (native, image.prediction))
         assert abs(edge - predicted) <= 2  # half a pixel of the smaller image
         assert scores.image["Dice"] > 0.95 and len(scores.patches) == 6
+
+
+@pytest.mark.parametrize(("small", "native"), [((4, 6), (16, 24)), ((5, 7), (22, 27))])
+def test_what_is_enlarged_stays_where_it_is(small, native):
+    """A ramp from one border to the other, in parts of the side at the pixels' centres; not half a pixel off."""
+    ramp = np.tile((np.arange(small[1], dtype=np.float32) + 0.5) / small[1], (small[0], 1))
+    inside = np.s_[:, native[1] // small[1] : -native[1] // small[1]]  # at the border there is nothing beyond
+    assert np.allclose(enlarged(ramp, native)[inside], ((np.arange(native[1]) + 0.5) / native[1])[inside[1]], atol=1e-5)
+    assert np.allclose(enlarged(ramp.T, native[::-1]), enlarged(ramp, native).T)
 
 
 def test_a_part_that_is_not_covered_is_left_out_at_the_native_size(raw):

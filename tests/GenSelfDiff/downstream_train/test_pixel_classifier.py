@@ -106,6 +106,15 @@ def test_a_run_goes_on_exactly(features):
         assert all(torch.equal(value, parts[state][name]) for name, value in whole[state].items())
 
 
+def test_the_untrained_network_is_no_straw_man():
+    """With the published initial weights (deviation 0.01) hardly anything of an image would be left in its features."""
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    settings = pixel_classifier.Settings.of("improved", pretrained="scratch", dim=8, members=1, hidden=(4, 4))
+    kept = pixel_classifier.build_network(settings, 2).activations(x, 50)
+    assert all((kept[name][0] - kept[name][1]).abs().mean() > 0.05 * kept[name].std() for name in settings.blocks)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
