@@ -201,7 +201,9 @@ def _prepare_worker(_worker: int) -> None:
 
 
 def _end_worker(error: Exception, _batch: object) -> None:
-    print(f"a batch could not be handed on: {error}", file=sys.stderr, flush=True)
+    # In one piece, with its end of line: the worker's other thread may end the process between two writes.
+    sys.stderr.write(f"a batch could not be handed on: {error}\n")
+    sys.stderr.flush()
     os._exit(1)
 
 

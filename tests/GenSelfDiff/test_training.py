@@ -20,6 +20,7 @@ from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import Devices
 from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.downstream_train.labelled import dice_sums
 from GenSelfDiff.history import MetricMeans
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
@@ -211,7 +212,7 @@ def test_dice_by_hand():
     predicted, labels = torch.tensor([[[1, 1, 2, 0, 0]]]), torch.tensor([[[1, 2, 2, 0, 0]]])
     predicted[0, 0, 3] = 1
     logits = torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1).float()
-    assert [int(part) for part in Diff_Seg._dice(logits, labels)] == [2 * 2, 4 + 3]
+    assert [int(part) for part in dice_sums(logits, labels)] == [2 * 2, 4 + 3]
 
 
 def test_what_was_not_counted_has_no_mean():
