@@ -69,6 +69,7 @@ def _are_means(value: Any) -> bool:
 
 NUMBER = Wanted("a number", _is_number)
 NAMED = Wanted("values by name", lambda value: isinstance(value, dict) and all(map(TEXT.holds, value)))
+TEXTS = Wanted("a list of texts", lambda value: isinstance(value, list) and all(map(TEXT.holds, value)))
 FIELDS = {
     "epoch": whole(0),
     "loss": NUMBER,
@@ -80,6 +81,7 @@ FIELDS = {
     "mpp": RESOLUTION,
     "downscale": number(1, 1e3),
     "instances": optional(one_of("watershed", "components")),
+    "contents": TEXTS,
 }
 """What is looked at in every checkpoint, whatever network it is of, where it is there."""
 GO_ON_FIELDS = {
@@ -88,7 +90,7 @@ GO_ON_FIELDS = {
     "seconds": NUMBER,
     "best_loss": NUMBER,
     "history": Wanted("a list with the numbers of each epoch", _is_history),
-    "patches": Wanted("a list of texts", lambda value: isinstance(value, list) and all(map(TEXT.holds, value))),
+    "patches": TEXTS,
     "means": Wanted("a sum and a count by name", _are_means),
     "optimizer_state_dict": Wanted("the state of Adam", lambda value: isinstance(value, dict) and "state" in value),
 }

@@ -31,6 +31,8 @@ FINETUNING_RANGE = (0.0, 1.0)
 # Open files of a training process: its own, and for each worker of its two loaders (measured: 9 to 11 a loader).
 FILES, FILES_A_WORKER = 32, 24
 
+SEEN = 64  # images whose pixels tell whether a run goes on with the same: a quarter of a second at 256 pixels
+
 
 def to_input(images: np.ndarray | Tensor, input_range: tuple[float, float]) -> Tensor:
     """Images uint8 (..., H, W, 3) become float32 (..., 3, H, W) in `input_range`: 0 its lower end, 255 its upper."""
@@ -80,6 +82,7 @@ class PatchDataset(Dataset):
         self.numbers = np.concatenate(selected)
         self.ends = np.cumsum([len(s) for s in selected])  # of each folder's patches in `numbers`
         self._fingerprint: str | None = None
+        self._contents: str | None = None
         sizes = {folder.data_set.patch_size for folder in folders}
         if len(sizes) > 1 or min(sizes) % SIDE_MULTIPLE:
             raise InputError(f"patches of {sorted(sizes)} pixels: one size is needed, a multiple of {SIDE_MULTIPLE}")
@@ -103,12 +106,29 @@ class PatchDataset(Dataset):
                 digest.update(piece.encode())
         return digest.hexdigest()
 
+    def contents(self) -> str:
+        """Changes with what the patches of one index show, not with how they are compressed.
+
+        A hash of the pixels of `SEEN` images that are spread evenly, and so over the source images, and of all labels
+        where `Patches.check_labels` has read them: constant in time for 300,000 images. One image of many that has
+        changed may stay unseen, other images under the same names are not.
+        """
+        if self._contents is None:
+            digest = hashlib.sha256("".join(folder.labels_hash for folder in self.folders).encode())
+            for i in np.unique(np.linspace(0, len(self) - 1, SEEN).round().astype(int)) if len(self) else ():
+                digest.update(sized_image(*self._patch(int(i))).tobytes())
+            self._contents = digest.hexdigest()
+        return self._contents
+
+    def _patch(self, i: int) -> tuple[Patches, int]:
+        """The folder and the number of a patch."""
+        return self.folders[np.searchsorted(self.ends, i, side="right")], int(self.numbers[i])
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int | str]:
         from GenSelfDiff.transforms import tv_tensors  # tests and whole images do without
 
         epoch, i = key
-        patches = self.folders[np.searchsorted(self.ends, i, side="right")]
-        patch = int(self.numbers[i])
+        patches, patch = self._patch(i)
         file, seed = str(patches.file(patch)), derived_seed(self.seed, epoch, i)
         item = {"image": tv_tensors.Image(torch.from_numpy(sized_image(patches, patch).copy()).movedim(-1, 0))}
         if patches.labelled:
@@ -205,7 +225,9 @@ def _prepare_worker(_worker: int) -> None:
 
 
 def _end_worker(error: Exception, _batch: object) -> None:
-    print(f"a batch could not be handed on: {error}", file=sys.stderr, flush=True)
+    # In one piece, with its end of line: the worker's other thread may end the process between two writes.
+    sys.stderr.write(f"a batch could not be handed on: {error}\n")
+    sys.stderr.flush()
     os._exit(1)
 
 

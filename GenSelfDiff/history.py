@@ -8,11 +8,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from file_contents import read_table
 from GenSelfDiff.devices import Devices
-from utils_general import read_rgb, save_figure
+from utils_general import InputError, read_rgb, save_figure
 
 MetricSums = dict[str, tuple[Tensor, Tensor | int]]
 """Named sums and the counts to divide them by; both can be added up over batches and processes."""
+
+MOST = {"epoch": 2**53, "steps": 2**53, "seconds": 2**40}  # columns of a history.csv that are no metrics
 
 
 class MetricMeans:
@@ -63,6 +66,22 @@ class TensorBoard:
         if picture.is_file():
             self.writer.add_image("sample", read_rgb(picture), row["epoch"], dataformats="HWC")
         self.writer.flush()
+
+
+def read_history(path: Path, *more: str) -> pd.DataFrame:
+    """The history.csv of a run, a row an epoch: numbers, `epoch`, `train_loss` and `seconds` at least.
+
+    `InputError` where it is missing or something else, or has none of the columns `more`.
+    """
+    history, wanted = read_table(path), ("epoch", "train_loss", "seconds", *more)
+    if not len(history) or not set(history) >= set(wanted):
+        raise InputError(f"{path} wants a row an epoch and the columns {', '.join(wanted)}")
+    for name, values in history.items():
+        most = MOST.get(name, math.inf)
+        whole = name not in ("epoch", "steps") or pd.api.types.is_integer_dtype(values)
+        if not whole or not pd.api.types.is_numeric_dtype(values) or name in MOST and not values.between(0, most).all():
+            raise InputError(f"{path} holds something else than the numbers of epochs in its column {name!r:.60}")
+    return history
 
 
 def draw_curves(history: pd.DataFrame, title: str, path: Path) -> None:

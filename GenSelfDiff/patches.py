@@ -1,5 +1,6 @@
 """Folders of patches on disk: which patches there are, complete or refused, and reading them."""
 
+import hashlib
 import os
 from array import array
 from pathlib import Path
@@ -138,6 +139,7 @@ class Patches:
         self.index, self.data_set = self.layout.index, self.layout.data_set
         self.described, self.has_instances = self.layout.described, self.layout.has_instances
         self.decoded: dict[str, Rows] = {}  # "image" and "label", where a decoded copy is read instead of their files
+        self.labels_hash = ""  # of the pixels of all labels, once they have been looked at
 
     def __len__(self) -> int:
         return len(self.index)
@@ -180,8 +182,11 @@ class Patches:
         return kept.tolist()
 
     def check_labels(self, classes: int) -> None:
-        """Read every label once: `InputError` names the first with another size or a class too many."""
-        size = self.data_set.patch_size
+        """Read every label once: `InputError` names the first with another size or a class too many.
+
+        Leaves `labels_hash`, by which a run that goes on knows labels that were corrected.
+        """
+        size, digest = self.data_set.patch_size, hashlib.sha256()
         for patch in self.index.patch:
             label = self.label(patch)
             name = f"label of patch {patch} in {self.folder}"
@@ -190,6 +195,8 @@ class Patches:
             if label.max() >= classes or label.min() < 0:
                 wrong = label.max() if label.max() >= classes else label.min()
                 raise InputError(f"{name} holds class {wrong}; with {classes} classes, 0 to {classes - 1} are allowed")
+            digest.update(label.astype(np.uint8).tobytes())
+        self.labels_hash = digest.hexdigest()
 
 
 def _patch_numbers(folder: Path, stem: str) -> tuple[np.ndarray, list[str]]:

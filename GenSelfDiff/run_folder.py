@@ -136,11 +136,15 @@ class RunFolder:
         theirs = {**defaults, **last["settings"], **last}
         # Where the learning rate decays, the length of the run is part of what it computes.
         fixed = {"epochs", "steps"} if ours["decay"] != "none" else set()
-        changed = [k for k in ours if k not in MAY_CHANGE - fixed and ours[k] != theirs.get(k)]
-        if "patches" in changed:
+        unknown = {"contents"} - last.keys()  # earlier versions did not look at them
+        changed = [k for k in ours if k not in (MAY_CHANGE - fixed) | unknown and ours[k] != theirs.get(k)]
+        if other := {"patches", "contents"} & set(changed):
+            how = (
+                "their index.csv differs" if "patches" in other else "of the same names: their images or labels differ"
+            )
             raise InputError(
-                f"run {self.run} was started on other patches (their index.csv differs): choose another "
-                "--run-name, or start over with --fresh"
+                f"run {self.run} was started on other patches ({how}): choose another --run-name, or start over with "
+                "--fresh"
             )
         if changed == ["joint_batch"]:
             raise InputError(

@@ -374,19 +374,21 @@ class Trainer:
             "seconds": self.seconds,
             "best_loss": self.best_loss,
             "history": self.history,
-            "patches": self._fingerprints(),
+            **self._data(),
         }
         if self.average:
             state["ema_state_dict"] = self.average.model.state_dict()
         checkpoint.save(self.folder.last, {**self._content(self.model, loss), **state})
         self.saving = time.monotonic() - self.saved
 
-    def _fingerprints(self) -> list[str]:
-        return [self.training.fingerprint(), self.validation.fingerprint()]
+    def _data(self) -> dict[str, list[str]]:
+        """What a run must find the same to go on: which patches there are, and what they show."""
+        both = self.training, self.validation
+        return {"patches": [part.fingerprint() for part in both], "contents": [part.contents() for part in both]}
 
     def _resume(self) -> None:
         """Take up everything from last.pth, if the run may go on with these settings."""
-        ours = {**plain(self.settings), **self.about, "patches": self._fingerprints()}
+        ours = {**plain(self.settings), **self.about, **self._data()}
         ours["joint_batch"] = self.batches.batch_size
         processes = self.devices.world_size * self.devices.replicas
         last = self.folder.read_last(self.stage.name, ours, plain(type(self.settings)()), processes)

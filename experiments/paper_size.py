@@ -30,6 +30,7 @@ from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import labelled_folder, pretraining_folder
 from GenSelfDiff.decoded import read_decoded
 from GenSelfDiff.devices import Precision, check_precision, pick_device
+from GenSelfDiff.history import read_history
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.settings import RecipeName
 from utils_general import MONUSEG, ROOT, SPLIT_SEED, InputError, at_least, plain, replace_file, run_script, write_json
@@ -372,10 +373,10 @@ class Experiment:
     def _share_done(self, chain: str, stage: str) -> float:
         """Epochs done of those of the whole schedule."""
         full = self.settings.pretrain_epochs if stage == "pre-training" else self.settings.finetune_epochs
-        return len(pd.read_csv(self.folder(chain, stage) / "history.csv")) / full
+        return len(read_history(self.folder(chain, stage) / "history.csv")) / full
 
     def _run_row(self, chain: Chain, stage: str) -> dict[str, Any]:
-        history = pd.read_csv(self.folder(chain.name, stage) / "history.csv")
+        history = read_history(self.folder(chain.name, stage) / "history.csv", "steps")
         note, (full, cost) = self.record.notes[f"{chain.name}, {stage}"], self._schedule(chain, stage)
         seconds = history["seconds"].sum()
         row = {"chain": chain.name, "stage": stage, "epochs": len(history), "planned": note["epochs"]}
@@ -399,7 +400,7 @@ def _seconds_to_save(run: Path) -> float:
 def _progress(run: Path) -> tuple[int, float]:
     """Steps that a run of one epoch has done and the seconds they took."""
     if (run / "history.csv").is_file():
-        history = pd.read_csv(run / "history.csv")
+        history = read_history(run / "history.csv", "steps")
         return int(history["steps"].sum()), float(history["seconds"].sum())
     if not (run / "last.pth").is_file():
         return 0, 0.0

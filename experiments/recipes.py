@@ -20,6 +20,7 @@ import pandas as pd
 from benchmarks.tables import write_table
 from experiments.grid import GridSettings, folder_name, hash_of, remember, run, run_all
 from GenSelfDiff.data import pretraining_folder
+from GenSelfDiff.history import read_history
 from GenSelfDiff.patches import Patches
 from utils_general import MONUSEG, ROOT, run_script, save_figure
 
@@ -38,7 +39,7 @@ class Settings(GridSettings):
 
 def read(folder: Path) -> pd.DataFrame:
     """The history of a run with the steps done."""
-    history = pd.read_csv(folder / "history.csv")
+    history = read_history(folder / "history.csv", "steps", "val_loss")
     return history.assign(step=history["epoch"] * history["steps"])
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from file_contents import read_table
+from GenSelfDiff.patches import FARTHEST
 from utils_general import InputError
 
 SIZES, COLUMNS = "sources.csv", ["source", "width", "height"]
@@ -18,11 +20,13 @@ def source_areas(folder: Path) -> dict[str, int]:
     path = folder / SIZES
     if not path.is_file():
         return {}
-    try:
-        sizes = pd.read_csv(path, dtype={"source": str, "width": int, "height": int}, keep_default_na=False)
-        if list(sizes.columns) != COLUMNS or (sizes[["width", "height"]] < 1).any(axis=None):
-            raise ValueError("sizes of 1 pixel and more are wanted")
-    except (ValueError, UnicodeDecodeError) as error:
-        detail = str(error).splitlines()[0]
-        raise InputError(f"{path} wants a row an image and the columns {', '.join(COLUMNS)}: {detail}") from None
+    sizes = read_table(path, text=("source",))
+    if list(sizes.columns) != COLUMNS or not all(map(_are_sizes, (sizes.width, sizes.height))):
+        raise InputError(
+            f"{path} wants a row an image and the columns {', '.join(COLUMNS)}: pixels, whole numbers from 1"
+        )
     return dict(zip(sizes.source, sizes.width * sizes.height, strict=True))
+
+
+def _are_sizes(values: pd.Series) -> bool:
+    return pd.api.types.is_integer_dtype(values) and values.between(1, FARTHEST).all()

@@ -7,10 +7,9 @@ from typing import Any
 import pandas as pd
 
 from GenSelfDiff import checkpoint
+from GenSelfDiff.history import read_history
 from GenSelfDiff.settings import SCRATCH
 from utils_general import InputError, read_json
-
-COLUMNS = {"epoch", "train_loss", "seconds"}  # of a history.csv, at least
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,11 @@ def training_stages(path: Path, settings: dict[str, Any]) -> list[StageRecord]:
     """
     finetuning = _stage("fine-tuning", path, settings)
     pretrained = finetuning.settings.get("pretrained", SCRATCH)
-    if pretrained == SCRATCH:
+    if pretrained == SCRATCH or not isinstance(pretrained, str):
         return [finetuning]
     try:
         return [_stage("pre-training", checkpoint.find(pretrained), {}), finetuning]
-    except InputError:  # moved since
+    except (InputError, OSError):  # moved since, or a name that no file has
         return [finetuning]
 
 
@@ -51,20 +50,15 @@ def _stage(name: str, path: Path, settings: dict[str, Any]) -> StageRecord:
         return StageRecord(name, path.stem, settings, None)
     history = None
     try:
-        settings = read_json(folder / "settings.json") if (folder / "settings.json").is_file() else settings
-        history = _read_history(folder / "history.csv")
+        settings = _read_settings(file) if (file := folder / "settings.json").is_file() else settings
+        history = read_history(file) if (file := folder / "history.csv").is_file() else None
     except InputError as error:
         print(f"note: {error}; the report goes without it")
     return StageRecord(name, folder.name, settings, history)
 
 
-def _read_history(path: Path) -> pd.DataFrame | None:
-    if not path.is_file():
-        return None
-    try:
-        history = pd.read_csv(path)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    if not len(history) or not set(history) >= COLUMNS:
-        raise InputError(f"{path} wants a row an epoch and the columns {', '.join(sorted(COLUMNS))}")
-    return history
+def _read_settings(path: Path) -> dict[str, Any]:
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} is not what a run writes: it holds a {type(settings).__name__}")
+    return settings

@@ -210,7 +210,7 @@ def segments(path):
 
 
 @pytest.mark.parametrize("field", ["epoch", "loss", "stage", "settings", "classes", "patch_size", "mpp", "instances",
-                                   "version", "model_state_dict"])  # fmt: skip
+                                   "version", "contents", "model_state_dict"])  # fmt: skip
 def test_every_field_is_as_wanted_or_named(tmp_path, state, field):
     """All values of other kinds, of which each field takes few."""
     taken = 0

@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import (
     EpochBatches,
     PatchDataset,
+    _end_worker,
     labelled_folder,
     loader,
     pretraining_folder,
@@ -490,3 +492,12 @@ def test_a_batch_that_a_worker_cannot_send_ends_the_run():
     done = run_limited((400, 400), "read(Unsent(), collate=lambda items: items[0])")
     assert done.returncode == 1 and "a batch could not be handed on" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: a process that reads patches died")
+
+
+def test_a_workers_last_words_are_one_piece(monkeypatch):
+    """Its other thread may end it between two writes: the main process's error would not begin a line."""
+    written = []
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(write=written.append, flush=lambda: None))
+    monkeypatch.setattr("os._exit", written.append)
+    _end_worker(OSError("no room"), None)
+    assert written == ["a batch could not be handed on: no room\n", 1]

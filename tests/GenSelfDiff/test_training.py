@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
@@ -20,6 +22,7 @@ from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import Devices
 from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.downstream_train.labelled import dice_sums
 from GenSelfDiff.history import MetricMeans
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
@@ -211,7 +214,7 @@ def test_dice_by_hand():
     predicted, labels = torch.tensor([[[1, 1, 2, 0, 0]]]), torch.tensor([[[1, 2, 2, 0, 0]]])
     predicted[0, 0, 3] = 1
     logits = torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1).float()
-    assert [int(part) for part in Diff_Seg._dice(logits, labels)] == [2 * 2, 4 + 3]
+    assert [int(part) for part in dice_sums(logits, labels)] == [2 * 2, 4 + 3]
 
 
 def test_what_was_not_counted_has_no_mean():
@@ -484,6 +487,28 @@ def test_other_patches_are_refused(pretraining, finetuning, tmp_path, write_patc
     description.write_text(description.read_text().replace('"nucleus"', '"nucleus", "gland"'))
     with pytest.raises(InputError, match="other settings: classes"):
         Diff_Seg.main(replace(finetuning, data=moved))
+
+
+def test_corrected_labels_and_other_images_are_other_patches(finetuning):
+    """Of the same index.csv: the run that is there, finished, was trained on what they were."""
+    Diff_Seg.main(replace(finetuning, epochs=1))
+    label, image = (finetuning.data / "labelled" / name for name in ("labels/label_3.png", "images/image_3.png"))
+    for file in (label, image):
+        before, pixels = file.read_bytes(), np.asarray(Image.open(file)).copy()
+        Image.fromarray(pixels).save(file, compress_level=1)
+        assert file.read_bytes() != before
+        Diff_Seg.main(replace(finetuning, epochs=1))  # the same pixels, written by another program
+        pixels[0, 0] = 1 - np.minimum(pixels[0, 0], 1)
+        Image.fromarray(pixels).save(file)
+        with pytest.raises(InputError, match=r"other patches \(of the same names: their images or labels differ\)"):
+            Diff_Seg.main(replace(finetuning, epochs=1))
+        file.write_bytes(before)
+    last = checkpoint.load(Path(finetuning.run_name) / "last.pth")
+    del last["contents"]
+    checkpoint.save(Path(finetuning.run_name) / "last.pth", last)  # as earlier versions left it
+    Image.fromarray(pixels).save(image)
+    Diff_Seg.main(finetuning)
+    assert len(history(finetuning.run_name)) == 2
 
 
 def test_a_foreign_checkpoint_is_not_overwritten(pretraining):

@@ -3,6 +3,7 @@ import pytest
 from GenSelfDiff import checkpoint
 from GenSelfDiff.report.training_record import training_stages
 from GenSelfDiff.unet import DiffusionNet, SegNet
+from tests.conftest import HOSTILE
 from tests.GenSelfDiff.conftest import history
 from utils_general import write_json
 
@@ -46,10 +47,26 @@ def test_a_pretraining_that_has_gone(runs):
     assert training_stages(runs / "seg" / "best.pth", SETTINGS)[0].settings == SETTINGS
 
 
+def test_settings_that_no_run_wrote_are_left_out(runs, capsys):
+    (runs / "seg" / "settings.json").write_text("[]")
+    assert training_stages(runs / "seg" / "best.pth", SETTINGS)[0].settings == SETTINGS
+    told = capsys.readouterr().out
+    assert (
+        told
+        == f"note: {runs}/seg/settings.json is not what a run writes: it holds a list; the report goes without it\n"
+    )
+    for value in HOSTILE:
+        try:
+            write_json(runs / "seg" / "settings.json", {"pretrained": value})
+        except ValueError:  # Python writes no number of 400 digits
+            continue
+        assert training_stages(runs / "seg" / "best.pth", SETTINGS)[-1].run == "seg"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "cannot be read"),
+        ("", "cannot be read as a table"),
         ("epoch,other\n1,2\n", "wants a row an epoch"),
         ("epoch,train_loss,seconds\n", "wants a row"),
     ],
