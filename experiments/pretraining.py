@@ -56,6 +56,8 @@ class Settings:
     """folder for pre-trained networks, the table and the picture"""
     records: Path = ROOT / "experiments" / "records"
     """folder of the tables of finished runs"""
+    weights: Path = ROOT / "experiments" / "weights"
+    """folder of the pre-trained networks that runs begin with"""
     arms: tuple[str, ...] = ()
     """only these of the question's arms, by their names; all if not given"""
     jobs: int = 2
@@ -76,13 +78,13 @@ class Grid:
             raise InputError(f"--arms: no arm is named {min(unknown)!r}; there are {', '.join(question.arms)}")
         self.data = (settings.data or ROOT / "data" / question.data).resolve()
         output = settings.output.resolve()
-        self.output, self.weights = output / settings.question, output / question.data
+        self.output, self.work = output / settings.question, output / question.data
+        self.weights = settings.weights.resolve() / question.data
         tables = {split: settings.records / f"{question.records}_{split}.csv" for split in ("val", "test")}
         self.records = {split: Records(table, KEY) for split, table in tables.items()}
         patches = Patches(labelled_folder(self.data), labelled=True)
         self.size = patches.data_set.patch_size
         self.patches = PatchDataset([patches], "train", 0).fingerprint()
-        self.ready: set[tuple[str, int]] = set()  # pre-trained networks that SS_diff.py has looked at
         patches.keep_sources(max(question.steps))  # too many: said now
 
     def ask(self, arm: str, labelled: int, draw: int, rate: float) -> dict[str, Any]:
@@ -158,40 +160,57 @@ class Grid:
             self.one_run(split, row)
 
     def is_ready(self, row: dict[str, Any]) -> bool:
-        """Whether the weights that a run begins with are there, as they are asked for now, or none are needed."""
+        """Whether the weights that a run begins with are there, or none are needed."""
         pretraining = ARMS[row["arm"]].pretraining
-        return not pretraining or (pretraining, _seed(row)) in self.ready
+        return not pretraining or self.has(pretraining, _seed(row))
 
     def pretrained(self, name: str, seed: int) -> Path:
-        """Folder of a run of pre-training."""
-        return self.weights / "pretrained" / folder_name(name, seed)
+        """Checkpoint of a pre-trained network, in half precision: all runs begin with it, on whichever machine."""
+        return self.weights / f"{folder_name(name, seed)}.pth"
 
     def shuffled(self, name: str, seed: int) -> Path:
-        """Checkpoint with its weights shuffled, written when it is done."""
-        return self.pretrained(name, seed).with_suffix(".shuffled.pth")
+        """Checkpoint with its weights shuffled."""
+        return self.work / "pretrained" / f"{folder_name(name, seed)}.shuffled.pth"
+
+    def ask_pretraining(self, name: str, seed: int) -> str:
+        """A hash of all that a pre-training is asked for."""
+        return hash_of_question(self.patches, BATCH, seed, asdict(PRETRAININGS[name]))
+
+    def has(self, name: str, seed: int) -> bool:
+        """Whether a pre-trained network is there; `InputError` where it was pre-trained in another way."""
+        path = self.pretrained(name, seed)
+        if not path.is_file():
+            return False
+        if checkpoint.load(path).get(ASKED) != self.ask_pretraining(name, seed):
+            raise InputError(
+                f"{path} was asked for something else: other steps, options or data; remove it, or choose another "
+                "--weights"
+            )
+        return True
 
     def pretrain(self, name: str, seed: int) -> None:
-        """Pre-train, or go on; and write the same weights, shuffled, beside.
-
-        Of a run that is finished the script looks whether it was of these patches and settings, and refuses another.
-        Another grid that wants the same waits meanwhile.
-        """
-        plan, folder = PRETRAININGS[name], self.pretrained(name, seed)
+        """Pre-train, or go on, unless that is done; another grid that wants the same waits meanwhile."""
+        plan, folder = PRETRAININGS[name], self.work / "pretrained" / folder_name(name, seed)
         words = ["--data", self.data, "--run-name", folder, "--seed", seed, "--batch-size", BATCH]
         length = ["--steps", plan.steps, "--validate-every", max(1, plan.steps // 4), "--sample-every", 0]
-        log = self.weights / f"{folder.name}.txt"
+        log = self.work / f"{folder.name}.txt"
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder):
-            run("GenSelfDiff/pretrain/SS_diff.py", *words, *length, *plan.options, log=log)
-            shuffle_weights(folder / "best.pth", self.shuffled(name, seed), seed)
-        self.ready.add((name, seed))
+            if not self.has(name, seed):
+                run("GenSelfDiff/pretrain/SS_diff.py", *words, *length, *plan.options, log=log)
+                self.weights.mkdir(parents=True, exist_ok=True)
+                keep_weights(folder / "best.pth", self.pretrained(name, seed), self.ask_pretraining(name, seed))
 
     def start(self, arm: Arm, seed: int) -> str:
         """What Diff_Seg.py starts from."""
         if arm.start == "scratch":
             return "scratch"
-        shuffled = arm.start == "shuffled"
-        return str(self.shuffled(arm.pretraining, seed) if shuffled else self.pretrained(arm.pretraining, seed))
+        weights, shuffled = self.pretrained(arm.pretraining, seed), self.shuffled(arm.pretraining, seed)
+        if arm.start == "pre-trained":
+            return str(weights)
+        shuffled.parent.mkdir(parents=True, exist_ok=True)
+        shuffle_weights(weights, shuffled, seed)
+        return str(shuffled)
 
     def one_run(self, split: str, row: dict[str, Any]) -> None:
         """Fine-tune, test, write the row down; the weights are not kept."""
@@ -229,7 +248,7 @@ class Grid:
             runs += [dict(zip(KEY, which, strict=False)) for which in self.wanted() if which not in done]
         names = {ARMS[row["arm"]].pretraining for row in runs} - {""}
         whole = [(name, seed) for name in names for seed in range(1, PRETRAINING_SEEDS + 1)]
-        missing = [which for which in whole if not self.shuffled(*which).is_file()]
+        missing = [which for which in whole if not self.has(*which)]
         steps = sum(map(self.steps, runs)) + sum(PRETRAININGS[name].steps for name, _ in missing)
         second = seconds_a_step(self.size)
         hours = (steps * second + len(runs) * SECONDS_A_TEST) / self.jobs / 3600
@@ -248,6 +267,13 @@ def figures(results: Path) -> dict[str, float]:
 def _seed(row: dict[str, Any]) -> int:
     """Of the pre-training that a draw begins with: the draws take them in turn."""
     return 1 + row["draw"] % PRETRAINING_SEEDS
+
+
+def keep_weights(source: Path, target: Path, asked: str) -> None:
+    """Write a checkpoint with its numbers in half precision, and what it was asked for."""
+    loaded = checkpoint.load(source)
+    loaded["model_state_dict"] = {name: value.half() for name, value in loaded["model_state_dict"].items()}
+    checkpoint.save(target, loaded | {ASKED: asked})
 
 
 def shuffle_weights(source: Path, target: Path, seed: int) -> None:

@@ -100,7 +100,7 @@ ARMS = {
 for n in SHORTER:  # warm-up is the same part of each length
     ARMS[f"scratch, {n} steps"] = Arm("scratch", options=("--warm-up", n // 6), more_steps=n - 300)
     ARMS[f"low noise, {n} steps"] = Arm("pre-trained", "low", (*KEPT, "--warm-up", n // 6), more_steps=n - 300)
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 CHOICE_DRAWS = (101, 102, 103)
 GLAS = {"data": "GlaS_4", "records": "glas", "chosen_with": 4, "pays": 0.02}
 MONUSEG = {"data": "MoNuSeg_2", "records": "monuseg", "chosen_with": 1, "pays": 0.01}

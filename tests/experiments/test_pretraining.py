@@ -29,7 +29,9 @@ def asked(tiny_data_set, tmp_path, monkeypatch):
     monkeypatch.setitem(pretraining.PRETRAININGS, "low", PreTraining((*SMALL, "--t-below", 9), steps=2))
     tiny = Question("tiny", "glas", {1: 2}, {1: 2}, ("scratch", "low noise, shuffled"), chosen_with=1, pays=0.02)
     monkeypatch.setitem(pretraining.QUESTIONS, "GlaS", tiny)
-    return pretraining.Settings(data=tiny_data_set, output=tmp_path / "out", records=tmp_path / "records", jobs=1)
+    return pretraining.Settings(
+        data=tiny_data_set, output=tmp_path / "out", records=tmp_path / "records", weights=tmp_path / "weights", jobs=1
+    )
 
 
 def test_choices_then_tests_then_a_table(asked, capsys):
@@ -60,17 +62,23 @@ def test_choices_then_tests_then_a_table(asked, capsys):
     assert "0 networks to pre-train, 0 runs" in capsys.readouterr().out
 
 
-def test_weights_of_another_plan_are_no_start(asked, monkeypatch):
-    """They lie there, finished, of two steps; now three are asked for: none is fine-tuned from the old ones."""
+def test_weights_are_kept_and_those_of_another_plan_are_no_start(asked, monkeypatch, tmp_path):
+    """They lie there, finished, of two steps; when three are asked for, none is fine-tuned from them."""
     grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
-    grid.pretrain("low", 1)
     row = grid.ask("low noise, shuffled", 1, 1, 1e-3)
-    assert grid.is_ready(row) and not pretraining.Grid(asked, grid.question).is_ready(row)
+    assert not grid.is_ready(row)
+    grid.pretrain("low", 1)
+    kept = checkpoint.load(asked.weights / "tiny" / "low_1.pth")["model_state_dict"]
+    whole = checkpoint.load(grid.work / "pretrained" / "low_1" / "best.pth")["model_state_dict"]
+    assert all(torch.equal(value.half(), kept[name]) for name, value in whole.items())
+    elsewhere = replace(asked, output=tmp_path / "elsewhere")  # another machine, with the weights alone
+    again = pretraining.Grid(elsewhere, grid.question)
+    assert again.is_ready(row)
+    again.pretrain("low", 1)
+    assert not [*again.work.glob("*.txt")]  # nothing was started
     monkeypatch.setitem(pretraining.PRETRAININGS, "low", PreTraining((*SMALL, "--t-below", 9), steps=3))
-    again = pretraining.Grid(asked, grid.question)
-    with pytest.raises(InputError, match=r"steps was 2, now 3"):
-        again.do("val", [row])
-    assert not again.is_ready(row) and not again.records["val"].path.exists()
+    with pytest.raises(InputError, match=r"low_1\.pth was asked for something else"):
+        again.is_ready(row)
 
 
 def test_an_arm_without_its_choice_is_refused(asked):
