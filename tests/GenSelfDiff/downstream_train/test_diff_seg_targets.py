@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,15 @@ from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.downstream_train.labelled import LabelledData
 from GenSelfDiff.downstream_train.losses import distance_map_loss, segmentation_loss
+from GenSelfDiff.instances import InstanceMethod
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.predictor import PredictorSettings
 from GenSelfDiff.pretrain import SS_diff
+from GenSelfDiff.report.page import HEADLINES
 from GenSelfDiff.targets import target_maps
 from GenSelfDiff.test import compare, segment, test_script
+from GenSelfDiff.whole_image.object_files import OBJECT_TYPES
+from GenSelfDiff.whole_image.objects import MARGINS
 from tests.GenSelfDiff.runs import assert_same_run, history
 from utils_general import InputError, read_index_map, read_rgb
 
@@ -73,6 +78,11 @@ def test_from_training_to_whole_images(settings, targets, tmp_path, no_report):
     assert json.loads((tmp_path / "others" / "summary.json").read_text())["instances"] == "components"
     compare.main(compare.Settings(results=(tmp_path / "others", tmp_path / "tested"), output=tmp_path / "compared"))
     assert len(pd.read_csv(tmp_path / "compared" / "compare.csv"))
+
+
+def test_what_depends_on_how_objects_are_made_knows_all_ways():
+    methods = set(get_args(InstanceMethod))
+    assert set(HEADLINES) == set(OBJECT_TYPES) == set(MARGINS) == methods == {"components", "watershed", *MAPS}
 
 
 @both
