@@ -14,11 +14,11 @@ from skimage.measure import label
 from GenSelfDiff.instances import EDGE, InstanceSettings, to_instances
 
 SMOOTHING = 1.0  # pixels: deviation of the Gaussian whose derivative finds the edges; chosen on validation images
-FALL = 0.4  # by which a map falls at an edge, at least: by up to 2 where objects touch, by up to 1 to the background
+FALL = 0.4  # by which a map falls where objects touch, at least: sharp maps do by up to 2; chosen like SMOOTHING
 
 
 def hv_maps(instances: np.ndarray) -> np.ndarray:
-    """Instance numbers (H, W), 0 for background, to their two maps, float32 (2, H, W) in [-1, 1] (section III-B).
+    """Instance numbers (H, W), 0 for background, to their two maps, float32 (2, H, W) in [-1, 1].
 
     Each piece of an instance that hangs together (8 neighbours) counts for itself: what the border of a patch, or
     another nucleus, has cut in two has two centres. Distances to the left of the centre are divided by the largest of
@@ -62,8 +62,8 @@ def hv_edges(maps: np.ndarray, inside: np.ndarray, scale: float = 1.0) -> np.nda
     Seen as one field of vectors away from the centres, the maps diverge in an object, in all directions; where two
     objects touch they fall, most of all across the edge, whatever its direction. That fall is minus the smaller
     eigenvalue of the symmetric part of the field's Jacobian; its derivatives are smoothed by a Gaussian and multiplied
-    so that a sudden fall by 1 counts as 1. (The paper takes the larger of Sobel's derivatives of each map along its own
-    axis, relative to the largest of the image: less of edges that lie obliquely, and not the same for a part of it.)
+    so that a sudden fall by 1 counts as 1. (HoVer-Net takes the larger of Sobel's derivatives of each map along its own
+    axis, relative to the largest of the image: less on oblique edges, and not the same for a part of an image.)
 
     What lies outside of all objects (`inside` is where they are, (H, W)) takes the values of the nearest pixel inside,
     so that the ends of an edge are as clear as its middle. `scale`: how many times the maps were enlarged since the

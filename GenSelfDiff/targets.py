@@ -34,11 +34,14 @@ def target_maps(targets: Targets, instances: np.ndarray) -> np.ndarray:
 
 def split(outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
     """A network's outputs (B, C + K, H, W): logits of the classes (B, C, H, W), and what it says of maps."""
-    return outputs.tensor_split([outputs.shape[1] - MAPS[targets]], dim=1)
+    classes = outputs.shape[1] - MAPS[targets]
+    return outputs[:, :classes] if MAPS[targets] else outputs, outputs[:, classes:]
 
 
 def said(outputs: Tensor, targets: Targets) -> Tensor:
     """The same as class probabilities and maps (B, C + K, H, W): the border's as its probability."""
+    if not MAPS[targets]:
+        return outputs.softmax(1)
     logits, maps = split(outputs, targets)
     return torch.cat((logits.softmax(1), maps.sigmoid() if targets == "border" else maps), dim=1)
 

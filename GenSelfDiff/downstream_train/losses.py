@@ -122,7 +122,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def distance_map_loss(maps: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
-    """Loss of horizontal and vertical distance maps (Graham et al., 2019, equations 2 and 3), in float32.
+    """Loss of horizontal and vertical distance maps (Graham et al., 2019), in float32.
 
     Maps and truth (B, 2, H, W), `inside`: bool (B, H, W), where an object is. The mean squared error of all pixels,
     plus that of the derivatives (Sobel's) of each map along its own axis, over the pixels inside.
