@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from GenSelfDiff.augmentation import finetuning_augmentation
-from GenSelfDiff.data import PatchDataset, labelled_folder
+from GenSelfDiff.data import PatchDataset, labelled_folder, sized_instances
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.settings import TrainingSettings
+from GenSelfDiff.targets import MAPS, Targets
 from utils_general import MONUSEG, SPLIT_SEED, InputError, at_least
 
 
@@ -47,8 +48,8 @@ class LabelledData:
     """what the checkpoint says of them"""
 
     @classmethod
-    def read(cls, settings: LabelledSettings) -> "LabelledData":
-        """Those that the settings mean; `InputError` for labels that do not fit."""
+    def read(cls, settings: LabelledSettings, targets: Targets = "classes") -> "LabelledData":
+        """Those that the settings mean; `InputError` for labels that do not fit, or that lack what `targets` need."""
         patches = Patches(labelled_folder(settings.data), labelled=True)
         classes, drawn = patches.data_set.classes, None
         if len(classes) < 2:
@@ -57,12 +58,26 @@ class LabelledData:
             drawn = patches.keep_sources(settings.labelled_images, settings.draw_seed)
             print(f"labelled images: {', '.join(drawn)}")
         patches.check_labels(len(classes))
+        if MAPS[targets]:
+            check_instances(patches, targets)
         augmentation = finetuning_augmentation(settings.quarter_turns, settings.stain_jitter)
-        training = PatchDataset([patches], "train", settings.seed, augmentation)
+        training = PatchDataset([patches], "train", settings.seed, augmentation, targets)
+        validation = PatchDataset([patches], "val", settings.seed + 1, targets=targets)
         about = {"classes": classes, "data_set": patches.data_set.name, "patch_size": training.size}
         about |= {"mpp": patches.data_set.mpp, "downscale": patches.data_set.downscale}
         about |= {"instances": patches.data_set.instances, "labelled": drawn}
-        return cls(training, PatchDataset([patches], "val", settings.seed + 1), classes, about)
+        return cls(training, validation, classes, about)
+
+
+def check_instances(patches: Patches, targets: Targets) -> None:
+    """`InputError` unless every patch has a map of its instances, of its size."""
+    if not patches.has_instances:
+        raise InputError(
+            f"--targets {targets} is made of instances, and {patches.folder} holds none (no folder instances): labels "
+            "with a number an object are needed, see docs/data.md; or --targets classes"
+        )
+    for patch in patches.index.patch:
+        sized_instances(patches, patch)
 
 
 def dice_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ ALL_LOSSES = typing.get_args(LossName)
 
 def batch():
     return {
+        "maps": torch.zeros(4, 2, 16, 16, device=META),
         "image": torch.zeros(4, 3, 16, 16, device=META),
         "label": torch.zeros(4, 16, 16, dtype=torch.long, device=META),
         "seed": torch.zeros(4, dtype=torch.long, device=META),
@@ -29,6 +30,8 @@ def batch():
 
 STAGES = {
     "pretrain": lambda: (SS_diff.NoisePrediction(SS_diff.Settings(), 16, META), DiffusionNet(8).to(META)),
+    "border": lambda: (Diff_Seg.Segmentation(Diff_Seg.Settings(targets="border")), SegNet(8, 4).to(META)),
+    "hv": lambda: (Diff_Seg.Segmentation(Diff_Seg.Settings(targets="hv")), SegNet(8, 5).to(META)),
     "finetune": lambda: (Diff_Seg.Segmentation(Diff_Seg.Settings(losses=ALL_LOSSES)), SegNet(8, 3).to(META)),
 }
 
