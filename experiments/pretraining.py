@@ -91,7 +91,7 @@ class Grid:
     def rate(self, arm: str) -> float:
         """The learning rate with the best mean Dice on development images; of equals the lowest."""
         arm = ARMS[arm].rate_of or arm
-        rows = self.records["val"].select(arm=arm, **{"labelled images": self.question.chosen_with})
+        rows = self.records["val"].of([row for row in self.choices() if row["arm"] == arm])
         if len(rows) < len(CHOICE_DRAWS) * len(RATES):
             raise InputError(f"the learning rate of {arm} is not chosen yet: {len(rows)} runs are done")
         return float(rows.groupby("learning rate")["Dice"].mean().idxmax())
@@ -120,14 +120,16 @@ class Grid:
         return self.question.steps[row["labelled images"]] + ARMS[row["arm"]].more_steps
 
     def do(self, split: str, runs: list[dict[str, Any]]) -> None:
-        """Fine-tune and test: first what needs nothing that is missing, then pre-train, then the rest."""
+        """Fine-tune and test: first what needs nothing that is missing, then pre-train, then the rest.
+
+        Also of weights that are there SS_diff.py is asked, which refuses them where they are of other data or settings.
+        """
         ready = [row for row in runs if self.is_ready(row)]
-        run_all([partial(self.one_run, split, row) for row in ready], self.jobs)
-        runs = [row for row in runs if row not in ready]
-        needed = {(ARMS[row["arm"]].pretraining, _seed(row)) for row in runs if ARMS[row["arm"]].pretraining}
-        in_order = sorted(needed, key=lambda which: ([*PRETRAININGS].index(which[0]), which[1]))
-        run_all([partial(self.pretrain, *which) for which in in_order], self.jobs)
-        run_all([partial(self.one_run, split, row) for row in runs], self.jobs)
+        for part in (ready, [row for row in runs if row not in ready]):
+            needed = {(ARMS[row["arm"]].pretraining, _seed(row)) for row in part if ARMS[row["arm"]].pretraining}
+            in_order = sorted(needed, key=lambda which: ([*PRETRAININGS].index(which[0]), which[1]))
+            run_all([partial(self.pretrain, *which) for which in in_order], self.jobs)
+            run_all([partial(self.one_run, split, row) for row in part], self.jobs)
 
     def is_ready(self, row: dict[str, Any]) -> bool:
         """Whether the weights that a run begins with are there, or none are needed."""
@@ -143,14 +145,13 @@ class Grid:
         return self.pretrained(name, seed).with_suffix(".shuffled.pth")
 
     def pretrain(self, name: str, seed: int) -> None:
-        """Pre-train, or go on; and write the same weights, shuffled, beside."""
+        """Pre-train, or go on, if that is not done; and write the same weights, shuffled, beside."""
         plan, folder = PRETRAININGS[name], self.pretrained(name, seed)
-        if self.shuffled(name, seed).is_file():
-            return
         words = ["--data", self.data, "--run-name", folder, "--seed", seed, "--batch-size", BATCH]
         length = ["--steps", plan.steps, "--validate-every", max(1, plan.steps // 4), "--sample-every", 0]
         run("GenSelfDiff/pretrain/SS_diff.py", *words, *length, *plan.options, log=self.weights / f"{folder.name}.txt")
-        shuffle_weights(folder / "best.pth", self.shuffled(name, seed), seed)
+        if not self.shuffled(name, seed).is_file():
+            shuffle_weights(folder / "best.pth", self.shuffled(name, seed), seed)
 
     def start(self, arm: Arm, seed: int) -> str:
         """What Diff_Seg.py starts from."""
@@ -240,7 +241,7 @@ def main(settings: Settings) -> None:
         print(f"{arm}: learning rate {grid.rate(arm):g}, chosen on development images")
     if settings.phase == "test":
         grid.do("test", grid.missing("test", grid.tests()))
-        report(grid.question, grid.records["test"].table, grid.output)
+        report(grid.question, grid.records["test"].of(grid.tests()), grid.output)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from file_contents import read_table
+from output_folder import locked
 from utils_general import InputError, replace_file
 
 ASKED = "asked"
@@ -20,7 +21,9 @@ def hash_of_question(*parts: Any) -> str:
 
 
 class Records:
-    """A csv file with a row a finished run, found by the columns `key`; rows are added one by one, from any thread.
+    """A csv file with a row a finished run, found by the columns `key`; rows are added one by one.
+
+    Threads and other processes may add theirs to the same file meanwhile.
 
     The column "asked" says, as a hash, all that a run was asked for: a row that was asked for something else under the
     same key is no result of this grid.
@@ -29,9 +32,16 @@ class Records:
     def __init__(self, path: Path, key: tuple[str, ...]):
         """`InputError` for a file that is no such table."""
         self.path, self.key, self.lock = path, key, threading.Lock()
-        self.table = read_table(path) if path.is_file() else pd.DataFrame(columns=[*key, ASKED])
-        if missing := [name for name in (*key, ASKED) if name not in self.table]:
-            raise InputError(f"{path} has no column {missing[0]}: it is no table of these runs")
+        self.table = self._read()
+
+    def _read(self) -> pd.DataFrame:
+        table = read_table(self.path) if self.path.is_file() else pd.DataFrame(columns=[*self.key, ASKED])
+        if missing := [name for name in (*self.key, ASKED) if name not in table]:
+            raise InputError(f"{self.path} has no column {missing[0]}: it is no table of these runs")
+        if len(twice := table[table.duplicated(list(self.key))]):
+            named = ", ".join(map(str, twice[list(self.key)].iloc[0]))
+            raise InputError(f"{self.path} has two rows of {named}: remove one")
+        return table
 
     def __contains__(self, run: dict[str, Any]) -> bool:
         """`InputError` where it was done when something else was asked."""
@@ -52,10 +62,15 @@ class Records:
             rows = rows[rows[name] == value]
         return rows
 
+    def of(self, runs: list[dict[str, Any]]) -> pd.DataFrame:
+        """The rows of these runs, and no others that the file may hold."""
+        keys = {tuple(run[name] for name in self.key) for run in runs if run in self}
+        return self.table[[key in keys for key in self.table[list(self.key)].itertuples(index=False, name=None)]]
+
     def add(self, row: dict[str, Any]) -> None:
-        """Add a row and write the file."""
-        with self.lock:
-            self.table = pd.concat([self.table, pd.DataFrame([row])], ignore_index=True)
+        """Add a row to what the file holds now, and write it."""
+        with self.lock, locked(self.path.parent):
+            self.table = pd.concat([self._read(), pd.DataFrame([row])], ignore_index=True)
             self.table = self.table.sort_values(list(self.key), ignore_index=True)
             with replace_file(self.path) as temporary:
                 self.table.to_csv(temporary, index=False, float_format="%.6g")

@@ -94,6 +94,44 @@ def test_records_are_found_by_their_key_and_survive(tmp_path):
         Records(tmp_path / "r.csv", ("draw",))
 
 
+def test_rows_of_other_processes_stay(tmp_path):
+    """Two grids that began with the same table each add a row: both are kept."""
+    here, there = (Records(tmp_path / "r.csv", ("arm",)) for _ in range(2))
+    here.add({"arm": "a", "asked": "x"})
+    there.add({"arm": "b", "asked": "x"})
+    assert pd.read_csv(tmp_path / "r.csv").arm.tolist() == ["a", "b"] == there.table.arm.tolist()
+    assert [f.name for f in tmp_path.iterdir()] == ["r.csv"]
+    with (tmp_path / "r.csv").open("a") as file:
+        file.write("b,x\n")
+    with pytest.raises(InputError, match="has two rows of b: remove one"):
+        Records(tmp_path / "r.csv", ("arm",))
+
+
+def test_only_rows_that_are_asked_for_are_chosen_from_and_shown(asked):
+    """A row of a rate that is no longer among the rates, however good, neither wins nor enters the table."""
+    grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
+    for row in grid.choices():
+        grid.records["val"].add(row | {"Dice": 0.5 + row["learning rate"]})
+    grid.records["val"].add(grid.choices()[0] | {"learning rate": 0.7, "Dice": 0.99})
+    assert grid.rate("scratch") == 1e-2
+    for row in grid.tests():
+        grid.records["test"].add(row | {"Dice": 0.5})
+    grid.records["test"].add(grid.tests()[0] | {"learning rate": 0.7, "Dice": 0.99})
+    assert set(grid.records["test"].of(grid.tests()).Dice) == {0.5}
+
+
+def test_weights_of_another_plan_or_other_data_are_refused(asked, monkeypatch):
+    """They lie in the same output, and would be fine-tuned from as if they were this plan's."""
+    grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
+    grid.pretrain("low", 1)
+    grid.pretrain("low", 1)
+    monkeypatch.setitem(pretraining.PRETRAININGS, "low", PreTraining((*SMALL, "--t-below", 8), steps=2))
+    row = grid.ask("low noise, shuffled", 1, 1, 1e-3)
+    assert grid.is_ready(row)
+    with pytest.raises(InputError, match="t_below was 9, now 8"):
+        grid.do("val", [row])
+
+
 def test_another_plan_is_another_question(asked, monkeypatch):
     """More steps, other options of an arm or of its pre-training: none of the rows is one of it."""
     grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
