@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from file_contents import read_table
 from utils_general import InputError
 
+LARGEST_SIDE = 10**6  # pixels
 SIZES, COLUMNS = "sources.csv", ["source", "width", "height"]
 
 
@@ -18,11 +20,10 @@ def source_areas(folder: Path) -> dict[str, int]:
     path = folder / SIZES
     if not path.is_file():
         return {}
-    try:
-        sizes = pd.read_csv(path, dtype={"source": str, "width": int, "height": int}, keep_default_na=False)
-        if list(sizes.columns) != COLUMNS or (sizes[["width", "height"]] < 1).any(axis=None):
-            raise ValueError("sizes of 1 pixel and more are wanted")
-    except (ValueError, UnicodeDecodeError) as error:
-        detail = str(error).splitlines()[0]
-        raise InputError(f"{path} wants a row an image and the columns {', '.join(COLUMNS)}: {detail}") from None
+    sizes = read_table(path, text=("source",))
+    whole = list(sizes.columns) == COLUMNS and all(map(pd.api.types.is_integer_dtype, sizes.dtypes[1:]))
+    if not whole or not sizes[COLUMNS[1:]].apply(lambda side: side.between(1, LARGEST_SIDE)).all(axis=None):
+        raise InputError(
+            f"{path} wants a row an image and the columns {', '.join(COLUMNS)}: sizes from 1 to {LARGEST_SIDE} pixels"
+        )
     return dict(zip(sizes.source, sizes.width * sizes.height, strict=True))
