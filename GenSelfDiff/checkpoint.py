@@ -95,6 +95,10 @@ GO_ON_FIELDS = {
 """What a last.pth has, too."""
 
 
+SETTINGS = {"input_range": Wanted("two numbers, the lower first, of less than a million", _is_range)}
+"""What every run sets."""
+
+
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint beside `path` and rename it: an interruption leaves the earlier file whole."""
     buffer = io.BytesIO()  # PyTorch's own writer hides a full disk behind an error of its own
@@ -155,8 +159,7 @@ def _check(checkpoint: Any, path: Path) -> None:
     check_fields(checkpoint, FIELDS, str(path))
     if checkpoint.get("version", 0) > VERSION:
         raise InputError(f"{path} was written by a newer version of this project: update the project")
-    settings = {"input_range": Wanted("two numbers, the lower first", _is_range)}
-    check_fields(checkpoint.get("settings", {}), settings, f"{path}, settings,")
+    check_fields(checkpoint.get("settings", {}), SETTINGS, f"{path}, settings,")
     _check_state(checkpoint["model_state_dict"], path)
 
 

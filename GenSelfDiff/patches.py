@@ -1,5 +1,6 @@
 """Folders of patches on disk: which patches there are, complete or refused, and reading them."""
 
+import hashlib
 import os
 from array import array
 from pathlib import Path
@@ -179,9 +180,12 @@ class Patches:
         self.index = self.index[(self.index.split != "train") | self.index.source.isin(kept)]
         return kept.tolist()
 
-    def check_labels(self, classes: int) -> None:
-        """Read every label once: `InputError` names the first with another size or a class too many."""
-        size = self.data_set.patch_size
+    def check_labels(self, classes: int) -> str:
+        """Read every label once: `InputError` names the first with another size or a class too many.
+
+        Returns a hash of them all.
+        """
+        size, digest = self.data_set.patch_size, hashlib.sha256()
         for patch in self.index.patch:
             label = self.label(patch)
             name = f"label of patch {patch} in {self.folder}"
@@ -190,6 +194,8 @@ class Patches:
             if label.max() >= classes or label.min() < 0:
                 wrong = label.max() if label.max() >= classes else label.min()
                 raise InputError(f"{name} holds class {wrong}; with {classes} classes, 0 to {classes - 1} are allowed")
+            digest.update(np.ascontiguousarray(label, np.int32))
+        return digest.hexdigest()[:16]
 
 
 def _patch_numbers(folder: Path, stem: str) -> tuple[np.ndarray, list[str]]:

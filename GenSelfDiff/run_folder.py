@@ -128,12 +128,13 @@ class RunFolder:
     def read_last(self, stage: str, ours: dict[str, Any], defaults: dict[str, Any], processes: int) -> dict[str, Any]:
         """last.pth; `InputError` names what differs between the run and `ours`: settings, patches and joint batch.
 
-        A setting that the run's version did not know has its default there. `processes`: how many there are now.
+        A setting that the run's version did not know has its default there, and of labels that it did not hash nothing
+        is known. `processes`: how many there are now.
         """
         last = checkpoint.load_to_go_on(self.last)
         if last["stage"] != stage:
             raise InputError(f"{self.last} is of another stage; choose another --run-name, or start over with --fresh")
-        theirs = {**defaults, **last["settings"], **last}
+        theirs = {"labels": ours.get("labels"), **defaults, **last["settings"], **last}
         # Where the learning rate decays, the length of the run is part of what it computes.
         fixed = {"epochs", "steps"} if ours["decay"] != "none" else set()
         changed = [k for k in ours if k not in MAY_CHANGE - fixed and ours[k] != theirs.get(k)]
@@ -141,6 +142,11 @@ class RunFolder:
             raise InputError(
                 f"run {self.run} was started on other patches (their index.csv differs): choose another "
                 "--run-name, or start over with --fresh"
+            )
+        if "labels" in changed:
+            raise InputError(
+                f"run {self.run} was started with other labels of these patches: choose another --run-name, or start "
+                "over with --fresh"
             )
         if changed == ["joint_batch"]:
             raise InputError(

@@ -56,12 +56,12 @@ class LabelledData:
         if settings.labelled_images is not None:
             drawn = patches.keep_sources(settings.labelled_images, settings.draw_seed)
             print(f"labelled images: {', '.join(drawn)}")
-        patches.check_labels(len(classes))
+        labels = patches.check_labels(len(classes))
         augmentation = finetuning_augmentation(settings.quarter_turns, settings.stain_jitter)
         training = PatchDataset([patches], "train", settings.seed, augmentation)
         about = {"classes": classes, "data_set": patches.data_set.name, "patch_size": training.size}
         about |= {"mpp": patches.data_set.mpp, "downscale": patches.data_set.downscale}
-        about |= {"instances": patches.data_set.instances, "labelled": drawn}
+        about |= {"instances": patches.data_set.instances, "labelled": drawn, "labels": labels}
         return cls(training, PatchDataset([patches], "val", settings.seed + 1), classes, about)
 
 

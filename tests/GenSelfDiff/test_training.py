@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
@@ -24,7 +26,7 @@ from GenSelfDiff.history import MetricMeans
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
 from tests.GenSelfDiff.runs import assert_same_run, command, history, start
-from utils_general import InputError
+from utils_general import InputError, write_png
 
 ROOT = Path(__file__).resolve().parents[2]
 VAL = [(0, i) for i in range(4)]  # the held-out patches of the tiny data set
@@ -280,7 +282,7 @@ def test_changed_settings_are_refused_by_name(pretraining):
         ({"save_minutes": -1.0}, "--save-minutes is -1.0: 0 or more is needed"),
         ({"betas": (0.9, 1.0)}, r"--betas are \(0.9, 1.0\)"),
         ({"betas": (0.9, 1.5)}, r"--betas are \(0.9, 1.5\)"),
-        ({"input_range": (1.0, 1.0)}, "--input-range is 1.0 to 1.0"),
+        ({"input_range": (1.0, 1.0)}, "the command line holds input_range"),
         ({"run_name": ""}, "--run-name is empty"),
         ({"data": ()}, "--data names no data set"),
         ({"device": "tpu"}, "there is no device 'tpu'"),
@@ -570,3 +572,29 @@ def test_finetuning_starts_from_pretraining(pretraining, finetuning, tmp_path, c
 def test_bfloat16_trains(finetuning):
     Diff_Seg.main(replace(finetuning, precision="bfloat16"))
     assert history(finetuning.run_name).train_loss.notna().all()
+
+
+def test_a_run_does_not_go_on_with_other_labels_of_the_same_patches(finetuning):
+    """Their index.csv is the same: a finished run would be taken for one of the mended labels."""
+    Diff_Seg.main(replace(finetuning, epochs=1))
+    label = finetuning.data / "labelled" / "labels" / "label_0.png"
+    write_png(label, np.zeros_like(np.asarray(Image.open(label))))
+    with pytest.raises(InputError, match="was started with other labels of these patches"):
+        Diff_Seg.main(replace(finetuning, epochs=2))
+    last = checkpoint.load(Path(finetuning.run_name) / "last.pth")
+    del last["labels"]  # an earlier version did not know of them
+    checkpoint.save(Path(finetuning.run_name) / "last.pth", last)
+    Diff_Seg.main(replace(finetuning, epochs=2))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"timestep": 2 * 10**6}, "the command line holds timestep = 2000000; wanted: a whole number from 0"),
+        ({"input_range": (0.0, 1e7)}, "the command line holds input_range"),
+        ({"input_range": (1.0, 0.0)}, "wanted: two numbers, the lower first"),
+    ],
+)
+def test_what_no_checkpoint_may_hold_is_not_begun_with(finetuning, changed, message):
+    with pytest.raises(InputError, match=message):
+        Diff_Seg.main(replace(finetuning, **changed))
