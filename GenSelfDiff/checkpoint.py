@@ -103,6 +103,10 @@ GO_ON_FIELDS = {
 """What a last.pth has, too."""
 
 
+SETTINGS = {"input_range": Wanted("two numbers, the lower first, of less than a million", _is_range)}
+"""What every run sets."""
+
+
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint beside `path` and rename it: an interruption leaves the earlier file whole."""
     buffer = io.BytesIO()  # PyTorch's own writer hides a full disk behind an error of its own

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 PRETRAINING_RANGE = (-1.0, 1.0)
 FINETUNING_RANGE = (0.0, 1.0)
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # tell a training to save and end
+
 # Open files of a training process: its own, and for each worker of its two loaders (measured: 9 to 11 a loader).
 FILES, FILES_A_WORKER = 32, 24
 
@@ -239,7 +241,7 @@ def _prepare_worker(_worker: int) -> None:
     Ctrl-C and SLURM signal all processes of a job: the main one needs its workers to finish the step and save.
     """
     keep_freed_memory()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     # A thread sends what a worker has read. By default it drops what it cannot send, for want of file descriptors or
     # of room in /dev/shm, and the main process waits for it for ever: the death of a worker it would notice.

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor, nn
 
-from GenSelfDiff import checkpoint
+from file_contents import check_fields
+from GenSelfDiff import checkpoint, unet_checkpoint
 from GenSelfDiff.data import FINETUNING_RANGE
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train.labelled import LabelledData, LabelledSettings, dice_sums
@@ -24,12 +25,12 @@ from GenSelfDiff.downstream_train.transfer import rate_groups
 from GenSelfDiff.history import MetricSums
 from GenSelfDiff.networks import load_start
 from GenSelfDiff.run_folder import RunFolder
-from GenSelfDiff.settings import SCRATCH, read_command_line
+from GenSelfDiff.settings import SCRATCH, THESE, read_command_line
 from GenSelfDiff.targets import MAPS, Targets, split
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import SegNet, initialise
 from GenSelfDiff.unet_checkpoint import check_dim, dim_of, hand_over
-from utils_general import InputError, at_least, run_script
+from utils_general import InputError, at_least, plain, run_script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ class Settings(LabelledSettings):
         """Raise `InputError` for a setting that cannot work."""
         super().check()
         at_least(self, timestep=0, head_steps=0, layer_decay=0)
+        check_fields(plain(self), unet_checkpoint.SETTINGS, THESE)
         if self.layer_decay > 1:
             raise InputError(f"--layer-decay is {self.layer_decay:g}: 0 to 1 is needed")
         if not self.losses:

@@ -20,7 +20,7 @@ from GenSelfDiff import released_layout
 from GenSelfDiff.data import labelled_folder
 from GenSelfDiff.evaluation import pixel_metrics
 from GenSelfDiff.evaluation.calibration import calibration_bins
-from GenSelfDiff.evaluation.coverage import source_areas
+from GenSelfDiff.evaluation.coverage import SIZES, source_areas
 from GenSelfDiff.evaluation.images import ImagePatches, PredictedImage, enlarged, within
 from GenSelfDiff.evaluation.instance_metrics import INSTANCE_COUNTS, instance_counts, instance_metrics
 from GenSelfDiff.evaluation.object_fates import FATE_COUNTS
@@ -171,6 +171,8 @@ def evaluate(
         start = time.perf_counter()
         of_patches, said = predict(image_patches.images)[:, : len(classes)].argmax(1), whole(seen)
         seconds = time.perf_counter() - start
+        if not np.isfinite(said).all():
+            raise InputError(f"the network says no numbers (NaN) of {source}: try --precision float32")
         probabilities, maps = np.split(said, [len(classes)])
         maps = from_bytes(to_bytes(maps))  # as segment.py keeps them
         probabilities, maps = (
@@ -186,10 +188,17 @@ def evaluate(
                 probabilities.max(0),
                 classes,
                 patches=patch_rows(image_patches, of_patches, classes),
-                area=areas.get(source, math.nan),
+                area=_area(areas.get(source, math.nan), annotated.covered, patches.folder, source),
                 seconds=seconds,
             ),
         )
+
+
+def _area(area: float, covered: np.ndarray, folder: Path, source: str) -> float:
+    """The pixels of a source image; `InputError` where its patches cover more than there are."""
+    if covered.sum() > area:
+        raise InputError(f"{folder / SIZES} says that {source} has {area} pixels; its patches cover {covered.sum()}")
+    return area
 
 
 def score(

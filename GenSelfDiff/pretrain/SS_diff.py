@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor, nn
 
-from file_contents import DataSet
+from file_contents import DataSet, check_fields
+from GenSelfDiff import unet_checkpoint
 from GenSelfDiff.augmentation import flips
 from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, pretraining_folder, to_image
 from GenSelfDiff.devices import set_up
@@ -24,10 +25,10 @@ from GenSelfDiff.history import MetricSums
 from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.samplers import Sampler, sample
-from GenSelfDiff.settings import TrainingSettings, read_command_line
+from GenSelfDiff.settings import THESE, TrainingSettings, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import DiffusionNet, initialise
-from utils_general import MONUSEG, InputError, at_least, contact_sheet, run_script, write_png
+from utils_general import MONUSEG, InputError, at_least, contact_sheet, plain, run_script, write_png
 
 PUBLISHED_BATCH = 8  # the released code reports sums over a batch of this size
 QUARTERS = 4
@@ -74,6 +75,7 @@ class Settings(TrainingSettings):
         """Raise `InputError` for a setting that cannot work."""
         super().check()
         at_least(self, timesteps=1, p2_k=0, p2_gamma=0, sample_every=0, t_below=1)
+        check_fields(plain(self), unet_checkpoint.SETTINGS, THESE)
         if self.t_below is not None and self.t_below > self.timesteps:
             raise InputError(f"--t-below is {self.t_below}: there are {self.timesteps} --timesteps")
         if not self.data:

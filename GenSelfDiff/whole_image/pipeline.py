@@ -47,6 +47,7 @@ from utils_general import InputError
 SAME = 1.05  # resolutions that differ by less are the same: resampling would only blur
 NO_TISSUE = "no tissue was found, nothing was looked at: lower --tissue (0 looks everywhere)"
 MASK = 2048  # pixels of the longer side of the thumbnail that tissue is looked for in
+MOST_ENLARGED = 64  # times; from a scanner's thumbnail to its finest level
 OBJECT_PASSES = 3  # over the blocks, when objects are made: label, join, measure
 
 
@@ -141,6 +142,11 @@ def scale_of(
         return downscale
     if 1 / SAME < working / own < SAME:
         return 1.0
+    if own > MOST_ENLARGED * working:
+        raise InputError(
+            f"{path} has {own:g} micrometres a pixel and would be enlarged {own / working:g} times to {working:g}: "
+            "is --mpp or --image-mpp wrong?"
+        )
     return working / own
 
 
