@@ -13,8 +13,9 @@ from skimage.measure import label
 
 from GenSelfDiff.instances import EDGE, InstanceSettings, to_instances
 
-SMOOTHING = 1.0  # pixels: deviation of the Gaussian whose derivative finds the edges; chosen on validation images
-FALL = 0.4  # by which a map falls where objects touch, at least: sharp maps do by up to 2; chosen like SMOOTHING
+# Chosen on six validation images of MoNuSeg at 20x, from true maps that were blurred and made noisy.
+SMOOTHING = 1.25  # pixels: deviation of the Gaussian whose derivative finds the edges
+FALL = 0.2  # by which a map falls where objects touch, at least: sharp maps do by up to 2
 
 
 def hv_maps(instances: np.ndarray) -> np.ndarray:
