@@ -86,7 +86,7 @@ FIELDS = {
 }
 """What is looked at in every checkpoint, whatever network it is of, where it is there."""
 SETTINGS = {
-    "input_range": Wanted("two numbers, the lower first", _is_range),
+    "input_range": Wanted("two numbers, the lower first, of less than a million", _is_range),
     "targets": one_of(*get_args(Targets)),
 }
 """The same of the settings."""
@@ -101,10 +101,6 @@ GO_ON_FIELDS = {
     "optimizer_state_dict": Wanted("the state of Adam", lambda value: isinstance(value, dict) and "state" in value),
 }
 """What a last.pth has, too."""
-
-
-SETTINGS = {"input_range": Wanted("two numbers, the lower first, of less than a million", _is_range)}
-"""What every run sets."""
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
