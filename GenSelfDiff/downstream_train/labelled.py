@@ -1,5 +1,6 @@
 """What all trainings with labels share: which labelled images they see, and what their checkpoints say of them."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,14 +71,16 @@ class LabelledData:
 
 
 def check_instances(patches: Patches, targets: Targets) -> None:
-    """`InputError` unless every patch has a map of its instances, of its size."""
+    """`InputError` unless every patch has a map of its instances, of its size; they enter the hash of the labels."""
     if not patches.has_instances:
         raise InputError(
             f"--targets {targets} is made of instances, and {patches.folder} holds none (no folder instances): labels "
             "with a number an object are needed, see docs/data.md; or --targets classes"
         )
+    digest = hashlib.sha256(patches.labels_hash.encode())
     for patch in patches.index.patch:
-        sized_instances(patches, patch)
+        digest.update(sized_instances(patches, patch).tobytes())
+    patches.labels_hash = digest.hexdigest()
 
 
 def dice_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

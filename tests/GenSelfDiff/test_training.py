@@ -511,6 +511,18 @@ def test_corrected_labels_and_other_images_are_other_patches(finetuning):
     assert len(history(finetuning.run_name)) == 2
 
 
+def test_corrected_instances_are_other_patches_where_they_are_learnt(finetuning):
+    for targets, run in (("classes", "a"), ("border", "b")):
+        Diff_Seg.main(replace(finetuning, epochs=1, targets=targets, run_name=f"{finetuning.run_name}_{run}"))
+    file = finetuning.data / "labelled" / "instances" / "instance_3.png"
+    numbers = np.asarray(Image.open(file)).copy()
+    numbers[0, 0] += 1
+    Image.fromarray(numbers).save(file)
+    Diff_Seg.main(replace(finetuning, epochs=1, run_name=f"{finetuning.run_name}_a"))
+    with pytest.raises(InputError, match="their images or labels differ"):
+        Diff_Seg.main(replace(finetuning, epochs=1, targets="border", run_name=f"{finetuning.run_name}_b"))
+
+
 def test_a_foreign_checkpoint_is_not_overwritten(pretraining):
     Path(pretraining.run_name).mkdir()
     (Path(pretraining.run_name) / "best.pth").write_bytes(b"precious")
