@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import FINETUNING_RANGE
 from GenSelfDiff.devices import set_up
-from GenSelfDiff.downstream_train.labelled import LabelledData, LabelledSettings, dice_sums
+from GenSelfDiff.downstream_train.labelled import LabelledData, TransferSettings, dice_sums
 from GenSelfDiff.downstream_train.losses import LossName, segmentation_loss
 from GenSelfDiff.downstream_train.transfer import rate_groups
 from GenSelfDiff.history import MetricSums
@@ -32,7 +32,7 @@ from utils_general import InputError, at_least, run_script
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(LabelledSettings):
+class Settings(TransferSettings):
     """Fine-tune the pre-trained network to segment; the classes come from the data."""
 
     stage = "finetune"
