@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchvision.transforms import v2
 
 from file_contents import DataSet
 from GenSelfDiff.augmentation import flips
@@ -15,6 +14,7 @@ from GenSelfDiff.devices import set_up
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.settings import TrainingSettings
 from GenSelfDiff.training import Stage, Trainer, prepare_run
+from GenSelfDiff.transforms import v2
 from GenSelfDiff.unet import initialise
 from utils_general import MONUSEG, InputError
 

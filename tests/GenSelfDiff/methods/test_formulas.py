@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torchvision import tv_tensors
 
 from GenSelfDiff.augmentation import TwoViews
 from GenSelfDiff.keyed_random import keyed_choice, keyed_places
@@ -12,6 +11,7 @@ from GenSelfDiff.methods.context_restoration import swapped
 from GenSelfDiff.methods.masked_images import hidden_error, hidden_pixels
 from GenSelfDiff.methods.simclr import nt_xent
 from GenSelfDiff.methods.variational_autoencoder import AutoEncoder, divergence
+from GenSelfDiff.transforms import tv_tensors
 
 SEEDS = torch.arange(50) * 7919
 
