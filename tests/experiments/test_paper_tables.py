@@ -1,7 +1,5 @@
 """experiments/paper_tables.py on tiny data: choices, tests, going on, the files; and its arithmetic by hand."""
 
-import contextlib
-import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,6 +31,7 @@ from GenSelfDiff import run_folder
 from GenSelfDiff.intervals import mean_interval
 from GenSelfDiff.report import results
 from tests.conftest import ROOT, write_tiny_data_set
+from tests.experiments.in_process import run_here
 from utils_general import InputError, write_json
 
 TINY = Size(
@@ -62,12 +61,9 @@ def started(monkeypatch):
 
     def run(script, *words, log):
         names.append(script.rpartition("/")[2])
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with monkeypatch.context() as patch, log.open("a") as file, contextlib.redirect_stdout(file):
-            patch.setattr(sys, "argv", [script, *map(str, words)])
-            runpy.run_path(str(ROOT / script), run_name="__main__")
+        run_here(script, *words, log=log)
 
-    for module in (training_runs, table_runs, pretraining):
+    for module in (training_runs, table_runs):
         monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr(table_runs, "run_all", lambda tasks, _jobs: [task() for task in tasks])
     monkeypatch.setattr(table_runs, "WAIT", 0.0)
