@@ -5,7 +5,8 @@ learning of visual representations").
 
 Two views of each patch shall be alike and unlike those of all others in the batch: the larger --batch-size, the more
 there is to learn from (the paper has thousands; with several processes each has its own). The way down and the middle
-of the U-Net are trained and handed on, the decoder starts anew.
+of the U-Net are trained and handed on, the decoder starts anew. Temperature and colours are the paper's for small
+images (appendix B.9), not those for ImageNet; a crop shows a fifth of a patch at least, a small piece of tissue.
 Edit the defaults below, or pass them: `--name value`.
 """
 
@@ -36,13 +37,13 @@ class Settings(OneStepSettings):
     stage = "simclr"
 
     run_name: str = "MoNuSeg_simclr"
-    temperature: float = 0.1
+    temperature: float = 0.5
     """of the similarities"""
     projection: int = 128
     """numbers that a view is compared by"""
-    smallest_crop: float = 0.08
+    smallest_crop: float = 0.2
     """share of a patch that a view shows at least"""
-    colour: float = 1.0
+    colour: float = 0.5
     """strength of the change of colours"""
 
     def check(self) -> None:
@@ -58,14 +59,24 @@ class Settings(OneStepSettings):
 
 
 class ProjectedEncoder(nn.Module):
-    """The encoder, the mean of its lowest activations over the pixels, and the projection head."""
+    """The encoder, the mean of its lowest activations over the pixels, and the projection head.
+
+    The head has BatchNorm behind each layer, as the authors' own: the encoder's GroupNorm makes the means of all images
+    nearly equal at first, and nothing would be learnt from what they have in common.
+    """
 
     def __init__(self, dim: int, projection: int, timestep: int):
         super().__init__()
         self.timestep = timestep
         self.net = Encoder(dim)
         width = DIM_MULTS[-1] * dim
-        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection))
+        self.head = nn.Sequential(
+            nn.Linear(width, width, bias=False),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            nn.Linear(width, projection, bias=False),
+            nn.BatchNorm1d(projection, affine=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> (B, projection)."""

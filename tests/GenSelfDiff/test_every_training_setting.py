@@ -105,10 +105,10 @@ METHODS = {
     "masked": RESTORING | {"block": (8, {"weights", "history"}), "masked": (0.3, {"weights", "history"})},
     "vae": RESTORING | {"latent": (3, {"initial", "weights"}), "sigma": (1.0, {"weights", "history"})},
     "simclr": ONE_STEP | {
-        "temperature": (0.5, {"weights", "history"}),
+        "temperature": (0.1, {"weights", "history"}),
         "projection": (4, {"initial", "weights"}),
-        "smallest_crop": (1.0, {"weights", "images", "held out"}),
-        "colour": (0.1, {"weights", "images", "held out"}),
+        "smallest_crop": (1.0, {"weights", "images"}),
+        "colour": (0.1, {"weights", "images"}),
     },
     "monai": {
         "network": ("attention", {"initial", "weights"}),
