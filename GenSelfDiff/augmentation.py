@@ -1,4 +1,4 @@
-"""Augmentation of both stages, of uint8 images (3, H, W) and their labels (H, W) together."""
+"""Augmentation of all stages, of uint8 images (3, H, W) and their labels (H, W) together."""
 
 from typing import Any
 
@@ -66,3 +66,27 @@ def finetuning_augmentation(quarter_turns: bool = False, stain_jitter: float = 0
         v2.RandomApply([blur], p=0.3),
         StainJitter(stain_jitter) if stain_jitter else colours,
     ])  # fmt: skip
+
+
+class TwoViews(v2.Transform):
+    """Two views of an image uint8 (3, H, W), one behind the other: (6, H, W).
+
+    Each a crop, enlarged to `size`, flipped, with other colours or grey, blurred: appendix A of SimCLR (Chen et al.,
+    2020), with the flips of the other stages.
+    """
+
+    def __init__(self, size: int, smallest_crop: float, colour: float, quarter_turns: bool):
+        super().__init__()
+        change = v2.ColorJitter(*[0.8 * colour] * 3, hue=0.2 * colour)
+        blur = v2.GaussianBlur(size // 10 // 2 * 2 + 1, sigma=(0.1, 2.0))
+        self.view = v2.Compose([
+            v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0), antialias=True),
+            flips(quarter_turns),
+            v2.RandomApply([change], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            v2.RandomApply([blur], p=0.5),
+        ])  # fmt: skip
+
+    def forward(self, item: dict[str, Any]) -> dict[str, Any]:
+        """An item of a `PatchDataset`."""
+        return {**item, "image": tv_tensors.Image(torch.cat([self.view(item["image"]) for _ in range(2)]))}

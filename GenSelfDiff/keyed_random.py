@@ -11,7 +11,7 @@ from torch import Tensor
 
 # SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators", figure 17)
 GOLDEN, FIRST, SECOND = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-STEPS, NOISE = 1, 2  # what is drawn for one key: a sequence of its own each
+STEPS, NOISE, PLACES = 1, 2, 3  # what is drawn for one key: a sequence of its own each
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -30,9 +30,25 @@ def _bits(keys: Tensor, sequence: int, count: int) -> Tensor:
     return _mix(states[:, None] + counters)
 
 
+def _below(bits: Tensor, end: int) -> Tensor:
+    """Random 64-bit numbers to 0 .. end - 1."""
+    return (bits >> 1).bitwise_and_(2**63 - 1) % end
+
+
 def keyed_steps(keys: Tensor, timesteps: int) -> Tensor:
     """A step of 0 .. timesteps - 1, all equally likely, for each of the `keys` (B,): int64 (B,)."""
-    return (_bits(keys, STEPS, 1)[:, 0] >> 1).bitwise_and_(2**63 - 1) % timesteps
+    return _below(_bits(keys, STEPS, 1)[:, 0], timesteps)
+
+
+def keyed_places(keys: Tensor, count: int, end: int) -> Tensor:
+    """`count` places of 0 .. end - 1, all equally likely, for each of the `keys` (B,): int64 (B, count)."""
+    return _below(_bits(keys, PLACES, count), end)
+
+
+def keyed_choice(keys: Tensor, count: int, end: int) -> Tensor:
+    """`count` of `end` things, all choices equally likely, for each of the `keys` (B,): bool (B, end)."""
+    order = _bits(keys, PLACES, end).argsort(dim=1)
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :count], True)
 
 
 def keyed_normal(keys: Tensor, *shape: int) -> Tensor:

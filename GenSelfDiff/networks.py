@@ -45,6 +45,11 @@ METHODS: dict[str, TrainedMethod] = {
     "pretrain": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:diffusion_start"),
     "finetune": TrainedMethod(segments="GenSelfDiff.unet_checkpoint:segmentation_net"),
     "features": TrainedMethod(segments="GenSelfDiff.feature_net:segmenting_features"),
+    "context": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
+    "masked": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
+    "vae": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
+    "simclr": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
+    "monai": TrainedMethod(segments="GenSelfDiff.methods.monai_networks:segmenting"),
 }
 
 

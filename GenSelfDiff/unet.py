@@ -161,42 +161,37 @@ BLOCKS = ("down0", "down1", "down2", "down3", "mid", "up0", "up1", "up2", "last"
 """Whose activations can be asked for, from input to output; "last" is `final_conv`'s, at full resolution"""
 
 
-class Unet(nn.Module):
-    """The attention U-Net: images (B, 3, H, W) and steps (B,) to (B, out_channels, H, W).
+class Encoder(nn.Module):
+    """The U-Net without its decoder: images (B, 3, H, W) and steps (B,) to (B, 8 dim, H / 8, W / 8).
 
-    Four resolutions on the way down and three on the way up: the skip of the first resolution is not used, and every
-    level up ends in a transposed convolution. H and W are multiples of 8. Computes in channels_last.
+    What a method that learns no images trains alone. H and W are multiples of 8. Computes in channels_last.
 
     `checkpoint_activations`: keep only what goes in and out of each block for the backward pass, and compute the rest
     again in it; less memory, more time, the same results.
     """
 
-    def __init__(self, dim: int, out_channels: int):
+    def __init__(self, dim: int):
         super().__init__()
         if dim % 8 or dim < 8:
             raise ValueError(f"dim is {dim}: a multiple of 8 is needed, for GroupNorm's 8 groups")
         time_dim = 4 * dim
         first = dim // 3 * 2
         dims = [first, *(dim * mult for mult in DIM_MULTS)]
-        in_out = list(zip(dims[:-1], dims[1:], strict=True))
+        self.in_out = list(zip(dims[:-1], dims[1:], strict=True))
+        """channels in and out of each level"""
 
         self.init_conv = nn.Conv2d(3, first, 7, padding=3)
         self.time_mlp = nn.Sequential(
             SinusoidalPositionEmbeddings(dim), nn.Linear(dim, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim)
         )
         self.downs = nn.ModuleList()
-        for level, (dim_in, dim_out) in enumerate(in_out):
-            last = level == len(in_out) - 1
+        for level, (dim_in, dim_out) in enumerate(self.in_out):
+            last = level == len(self.in_out) - 1
             down = nn.Identity() if last else nn.Conv2d(dim_out, dim_out, 4, stride=2, padding=1)
             self.downs.append(self._level(dim_in, dim_out, time_dim, down))
         self.mid_block1 = ResnetBlock(dims[-1], dims[-1], time_dim)
         self.mid_attn = Residual(PreNorm(dims[-1], Attention(dims[-1])))
         self.mid_block2 = ResnetBlock(dims[-1], dims[-1], time_dim)
-        self.ups = nn.ModuleList()
-        for dim_in, dim_out in reversed(in_out[1:]):
-            up = nn.ConvTranspose2d(dim_in, dim_in, 4, stride=2, padding=1)
-            self.ups.append(self._level(2 * dim_out, dim_in, time_dim, up))
-        self.final_conv = nn.Sequential(ResnetBlock(dim, dim), nn.Conv2d(dim, out_channels, 1))
         self.checkpoint_activations = False
         self.to(memory_format=torch.channels_last)
 
@@ -206,36 +201,73 @@ class Unet(nn.Module):
         blocks = ResnetBlock(dim_in, dim_out, time_dim), ResnetBlock(dim_out, dim_out, time_dim)
         return nn.ModuleList([*blocks, attention, resize])
 
-    def forward(self, x: Tensor, t: Tensor, kept: dict[str, Tensor] | None = None) -> Tensor:
-        """`x` (B, 3, H, W), `t` (B,) -> (B, out_channels, H, W).
+    def encode(
+        self, x: Tensor, t: Tensor, kept: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """`x` (B, 3, H, W), `t` (B,) to what the decoder is made of.
 
-        Into `kept`, if given, come the activations of `BLOCKS` by name, each (B, channels, H / s, W / s).
+        That is: the lowest activations (B, 8 dim, H / 8, W / 8), the embedding of the steps (B, 4 dim), and the
+        skips, one a level, from full to 1/8 resolution. `kept` as in `Unet.forward`.
         """
-        keep = (lambda name, activations: None) if kept is None else kept.__setitem__
         x = self.init_conv(x.contiguous(memory_format=torch.channels_last))
         embedding = self.time_mlp(t)
         skips = []
         for level, (block1, block2, attention, downsample) in enumerate(self.downs):
             x = self._run(attention, self._run(block2, self._run(block1, x, embedding), embedding))
             skips.append(x)
-            keep(f"down{level}", x)
+            _keep(kept, f"down{level}", x)
             x = downsample(x)
         x = self._run(self.mid_block1, x, embedding)
         x = self._run(self.mid_attn, x)
         x = self._run(self.mid_block2, x, embedding)
-        keep("mid", x)
-        for level, (block1, block2, attention, upsample) in enumerate(self.ups):
-            x = torch.cat((x, skips.pop()), dim=1)
-            x = self._run(attention, self._run(block2, self._run(block1, x, embedding), embedding))
-            keep(f"up{level}", x)
-            x = upsample(x)
-        block, convolution = self.final_conv
-        x = self._run(block, x)
-        keep("last", x)
-        return convolution(x)
+        _keep(kept, "mid", x)
+        return x, embedding, skips
 
     def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
         return _recomputed(module, *inputs) if self.checkpoint_activations else module(*inputs)
+
+
+def _keep(kept: dict[str, Tensor] | None, name: str, activations: Tensor) -> None:
+    if kept is not None:
+        kept[name] = activations
+
+
+class Unet(Encoder):
+    """The attention U-Net: images (B, 3, H, W) and steps (B,) to (B, out_channels, H, W).
+
+    Four resolutions on the way down and three on the way up: the skip of the first resolution is not used, and every
+    level up ends in a transposed convolution.
+    """
+
+    def __init__(self, dim: int, out_channels: int):
+        super().__init__(dim)
+        self.ups = nn.ModuleList()
+        for dim_in, dim_out in reversed(self.in_out[1:]):
+            up = nn.ConvTranspose2d(dim_in, dim_in, 4, stride=2, padding=1)
+            self.ups.append(self._level(2 * dim_out, dim_in, 4 * dim, up))
+        self.final_conv = nn.Sequential(ResnetBlock(dim, dim), nn.Conv2d(dim, out_channels, 1))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, t: Tensor, kept: dict[str, Tensor] | None = None) -> Tensor:
+        """`x` (B, 3, H, W), `t` (B,) -> (B, out_channels, H, W).
+
+        Into `kept`, if given, come the activations of `BLOCKS` by name, each (B, channels, H / s, W / s).
+        """
+        return self.decode(*self.encode(x, t, kept), kept)
+
+    def decode(
+        self, x: Tensor, embedding: Tensor, skips: list[Tensor], kept: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """What `encode` gives, or what took its place, to (B, out_channels, H, W)."""
+        for level, (block1, block2, attention, upsample) in enumerate(self.ups):
+            x = torch.cat((x, skips[-1 - level]), dim=1)
+            x = self._run(attention, self._run(block2, self._run(block1, x, embedding), embedding))
+            _keep(kept, f"up{level}", x)
+            x = upsample(x)
+        block, convolution = self.final_conv
+        x = self._run(block, x)
+        _keep(kept, "last", x)
+        return convolution(x)
 
 
 class DiffusionNet(nn.Module):

@@ -16,6 +16,8 @@ from utils_general import MOST_CLASSES, InputError
 
 HEAD = "net.final_conv."  # what fine-tuning starts anew, as published: the last block and the last convolution
 CONVOLUTION = f"{HEAD}1."  # what it starts anew where it keeps the last block
+ENCODER = ("net.init_conv.", "net.time_mlp.", "net.downs.", "net.mid_")
+DECODER = "net.ups."
 LAST_CONVOLUTION = f"{CONVOLUTION}weight"
 FIRST_BLOCK = "net.downs.0.0.block1.proj.weight"  # as wide as the network's name says
 WIDEST = 4096  # of `dim`: that network would have 150 billion parameters
@@ -69,8 +71,18 @@ def _check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) 
 def diffusion_start(loaded: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
     """What fine-tuning takes of the noise network: as published all but the head; see `networks.Start`."""
     _check_diffusion(loaded, path)
+    return unet_start(loaded, path)
+
+
+def unet_start(loaded: dict[str, Any], _path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    """The same of any method that trains the whole U-Net, under the names that `SegNet` has for its parameters."""
     weights = {k: v for k, v in loaded["model_state_dict"].items() if not k.startswith(CONVOLUTION)}
     return weights, (CONVOLUTION,), (HEAD,)
+
+
+def encoder_start(loaded: dict[str, Any], _path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """What fine-tuning takes of a method of which the encoder alone is of use: the whole decoder starts anew."""
+    return {k: v for k, v in loaded["model_state_dict"].items() if k.startswith(ENCODER)}, (DECODER, HEAD)
 
 
 def _check_diffusion(loaded: dict[str, Any], path: Path) -> None:

@@ -12,7 +12,6 @@ curves.
 import shutil
 import sys
 import threading
-import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,16 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.tables import machine
 from experiments.grid import folder_name, run, run_all
 from experiments.pretraining_report import SEED, TRIVIAL, report
 from experiments.questions import ARMS, CHOICE_DRAWS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
 from experiments.records import ASKED, Records, hash_of_question
+from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, tested, train_and_test
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import PatchDataset, labelled_folder
 from GenSelfDiff.patches import Patches
-from GenSelfDiff.unet import SegNet
 from output_folder import locked
 from utils_general import ROOT, InputError, at_least, run_script
 
@@ -40,8 +38,6 @@ QuestionName = Literal[
 ]
 KEY = ("arm", "labelled images", "draw", "learning rate")
 METRICS = ("Dice", "object F1", "object Dice", "AJI", "GlaS F1")
-BATCH = 8
-SECONDS_A_TEST = 40.0  # about: starting two scripts, testing
 PRETRAINING_SEEDS = 3  # draws take them in turn
 
 
@@ -218,20 +214,15 @@ class Grid:
 
     def one_run(self, split: str, row: dict[str, Any]) -> None:
         """Fine-tune, test, write the row down; the weights are not kept."""
-        arm, steps, begin = ARMS[row["arm"]], self.steps(row), time.monotonic()
+        arm, steps = ARMS[row["arm"]], self.steps(row)
         folder = self.output / split / folder_name(*(row[name] for name in KEY))
-        log = folder.with_name(f"{folder.name}.txt")
-        words = ["--data", self.data, "--run-name", folder, "--pretrained", self.start(arm, _seed(row))]
+        words = ["--pretrained", self.start(arm, _seed(row)), *SMALL]
         words += ["--labelled-images", row["labelled images"], "--draw-seed", row["draw"], "--seed", row["draw"]]
-        words += ["--learning-rate", row["learning rate"], "--steps", steps, "--validate-every", steps]
-        run(arm.script, *SMALL, *words, "--batch-size", BATCH, *arm.options, log=log)
-        trained = time.monotonic()
-        test = ["--data", self.data, "--run", folder, "--output", folder / "results", "--split", split]
-        run("GenSelfDiff/test/test_script.py", *test, "--pictures", 1, "--overwrite", log=log)
-        tested = time.monotonic()
-        record = row | {"steps": steps, SEED: _seed(row) if arm.pretraining else ""} | figures(folder / "results")
-        record |= {"seconds": round(trained - begin), "seconds of the test": round(tested - trained)}
-        self.records[split].add(record | {"torch": torch.__version__, "machine": machine("cpu")})
+        words += ["--learning-rate", row["learning rate"], "--steps", steps, "--validate-every", steps, *arm.options]
+        log = folder.with_name(f"{folder.name}.txt")
+        found, about = train_and_test(arm.script, words, self.data, split, folder, log)
+        record = row | {"steps": steps, SEED: _seed(row) if arm.pretraining else ""} | figures(found)
+        self.records[split].add(record | about)
         shutil.rmtree(folder)
 
     def test_trivial(self) -> None:
@@ -240,9 +231,9 @@ class Grid:
             row = dict(zip(KEY, (arm, 0, 0, 0.0), strict=True)) | {ASKED: hash_of_question(self.patches, method)}
             if row not in self.records["test"]:
                 folder = self.output / "test" / method
-                words = ["--data", self.data, "--method", method, "--output", folder, "--pictures", 1, "--overwrite"]
-                run("GenSelfDiff/test/baselines.py", *words, log=folder.with_name(f"{method}.txt"))
-                self.records["test"].add(row | figures(folder))
+                log = folder.with_name(f"{method}.txt")
+                found = tested("GenSelfDiff/test/baselines.py", ["--method", method], self.data, "test", folder, log)
+                self.records["test"].add(row | figures(found))
 
     def say_estimate(self, phase: str) -> None:
         """Print how many runs are to do, and how long they take here, from a measured step."""
@@ -254,7 +245,7 @@ class Grid:
         whole = [(name, seed) for name in names for seed in range(1, PRETRAINING_SEEDS + 1)]
         missing = [which for which in whole if not self.has(*which)]
         steps = sum(map(self.steps, runs)) + sum(PRETRAININGS[name].steps for name, _ in missing)
-        second = seconds_a_step(self.size)
+        second = seconds_a_step(self.size, DIM)
         hours = (steps * second + len(runs) * SECONDS_A_TEST) / self.jobs / 3600
         print(
             f"{len(missing)} networks to pre-train, {len(runs)} runs to fine-tune and test; a step takes "
@@ -262,9 +253,9 @@ class Grid:
         )
 
 
-def figures(results: Path) -> dict[str, float]:
+def figures(found: Result) -> dict[str, float]:
     """What a row says of a test: means over its images, and the Dice of each."""
-    images = Result.read(results).images
+    images = found.images
     return images[[*METRICS]].mean().to_dict() | {f"Dice {image}": value for image, value in images["Dice"].items()}
 
 
@@ -288,22 +279,6 @@ def shuffle_weights(source: Path, target: Path, seed: int) -> None:
         order = torch.randperm(value.numel(), generator=generator)
         state[name] = value.flatten()[order].view_as(value)
     checkpoint.save(target, loaded)
-
-
-def seconds_a_step(size: int) -> float:
-    """Of training the small network with one thread, here and now: the median of five."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    model = SegNet(DIM)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    seconds = []
-    for _ in range(6):
-        begin = time.monotonic()
-        model(torch.zeros(BATCH, 3, size, size)).square().mean().backward()
-        optimizer.step()
-        seconds.append(time.monotonic() - begin)
-    torch.set_num_threads(threads)
-    return sorted(seconds[1:])[2]
 
 
 def main(settings: Settings) -> None:

@@ -30,6 +30,10 @@ class Records:
     def __init__(self, path: Path, key: tuple[str, ...]):
         """`InputError` for a file that is no such table."""
         self.path, self.key = path, key
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Read the file: others may have added rows."""
         self.table = self._read()
 
     def _read(self) -> pd.DataFrame:

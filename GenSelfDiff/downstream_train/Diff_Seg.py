@@ -19,7 +19,7 @@ from file_contents import check_fields
 from GenSelfDiff import checkpoint, unet_checkpoint
 from GenSelfDiff.data import FINETUNING_RANGE
 from GenSelfDiff.devices import set_up
-from GenSelfDiff.downstream_train.labelled import LabelledData, LabelledSettings, dice_sums
+from GenSelfDiff.downstream_train.labelled import LabelledData, TransferSettings, dice_sums
 from GenSelfDiff.downstream_train.losses import LossName, distance_map_loss, segmentation_loss
 from GenSelfDiff.downstream_train.transfer import rate_groups
 from GenSelfDiff.history import MetricSums
@@ -34,7 +34,7 @@ from utils_general import InputError, at_least, plain, run_script
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(LabelledSettings):
+class Settings(TransferSettings):
     """Fine-tune the pre-trained network to segment; the classes come from the data."""
 
     stage = "finetune"

@@ -21,8 +21,6 @@ class LabelledSettings(TrainingSettings):
 
     data: Path = MONUSEG
     """root of the data set: its labelled patches"""
-    pretrained: str = "MoNuSeg_pretrain"
-    """run of pre-training to start from, or the path of its folder or of a (published) .pth; "scratch": none"""
     labelled_images: int | None = None
     """how many labelled source images to train on; all if not given"""
     draw_seed: int = SPLIT_SEED
@@ -36,6 +34,14 @@ class LabelledSettings(TrainingSettings):
         at_least(self, stain_jitter=0, draw_seed=0)
         if self.draw_seed >= 2**32:
             raise InputError(f"--draw-seed is {self.draw_seed}: at most {2**32 - 1} is possible")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferSettings(LabelledSettings):
+    """Settings of what starts from a pre-training."""
+
+    pretrained: str = "MoNuSeg_pretrain"
+    """run of pre-training to start from, or the path of its folder or of a (published) .pth; "scratch": none"""
 
 
 @dataclass(frozen=True)

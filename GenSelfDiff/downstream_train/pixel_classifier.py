@@ -23,7 +23,7 @@ from GenSelfDiff import checkpoint
 from GenSelfDiff.course import RateGroup
 from GenSelfDiff.data import PRETRAINING_RANGE
 from GenSelfDiff.devices import set_up
-from GenSelfDiff.downstream_train.labelled import LabelledData, LabelledSettings, dice_sums
+from GenSelfDiff.downstream_train.labelled import LabelledData, TransferSettings, dice_sums
 from GenSelfDiff.feature_net import DESCRIBED, Block, FeatureNet, agreed, segmenting_features
 from GenSelfDiff.history import MetricSums
 from GenSelfDiff.run_folder import RunFolder
@@ -35,7 +35,7 @@ from utils_general import InputError, at_least, plain, run_script
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(LabelledSettings):
+class Settings(TransferSettings):
     """Train an ensemble of pixel classifiers on the features of a frozen network."""
 
     stage = "features"

@@ -15,48 +15,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor, nn
 
-from file_contents import DataSet, check_fields
+from file_contents import check_fields
 from GenSelfDiff import unet_checkpoint
-from GenSelfDiff.augmentation import flips
-from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, pretraining_folder, to_image
-from GenSelfDiff.devices import set_up
+from GenSelfDiff.data import to_image
 from GenSelfDiff.diffusion import GaussianDiffusion, ScheduleName
 from GenSelfDiff.history import MetricSums
 from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
-from GenSelfDiff.patches import Patches
+from GenSelfDiff.pretrain.unlabelled import UnlabelledSettings, pretrain
 from GenSelfDiff.samplers import Sampler, sample
-from GenSelfDiff.settings import THESE, TrainingSettings, read_command_line
-from GenSelfDiff.training import Trainer, prepare_run
-from GenSelfDiff.unet import DiffusionNet, initialise
-from utils_general import MONUSEG, InputError, at_least, contact_sheet, plain, run_script, write_png
+from GenSelfDiff.settings import THESE, read_command_line
+from GenSelfDiff.unet import DiffusionNet
+from utils_general import InputError, at_least, contact_sheet, plain, run_script, write_png
 
 PUBLISHED_BATCH = 8  # the released code reports sums over a batch of this size
 QUARTERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(TrainingSettings):
+class Settings(UnlabelledSettings):
     """Pre-train the noise network on unlabelled patches."""
 
     stage = "pretrain"
-    improved = {
-        "initial_weights": "pytorch",
-        "learning_rate": 0.001,
-        "warm_up": 100,
-        "decay": "cosine",
-        "clip": 1.0,
-        "ema": 0.999,
-        "quarter_turns": True,
-    }
 
-    data: tuple[Path, ...] = (MONUSEG,)
-    """roots of the data sets to train on: their unlabelled patches, or the images of their labelled ones"""
     run_name: str = "MoNuSeg_pretrain"
-    epochs: int = 100
-    batch_size: int = 8
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    dim: int = 64
     timesteps: int = 1000
     """steps T of the diffusion"""
     schedule: ScheduleName = "quadratic"
@@ -67,7 +48,6 @@ class Settings(TrainingSettings):
     """gamma of the P2 weight; 0: plain squared error"""
     t_below: int | None = None
     """train only at steps t below this, of little noise; at all if not given. Such a network draws no images"""
-    input_range: tuple[float, float] = PRETRAINING_RANGE
     sample_every: int = 20
     """epochs between pictures of one image being sampled; 0: none"""
 
@@ -78,8 +58,6 @@ class Settings(TrainingSettings):
         check_fields(plain(self), unet_checkpoint.SETTINGS, THESE)
         if self.t_below is not None and self.t_below > self.timesteps:
             raise InputError(f"--t-below is {self.t_below}: there are {self.timesteps} --timesteps")
-        if not self.data:
-            raise InputError("--data names no data set")
 
 
 class NoisePrediction:
@@ -137,27 +115,13 @@ class NoisePrediction:
 
 def main(settings: Settings) -> None:
     """Check everything, build it, train."""
-    settings.check()
-    devices = set_up(settings.device)
-    folders = [Patches(pretraining_folder(root)) for root in settings.data]
-    training = PatchDataset(folders, "train", settings.seed, flips(settings.quarter_turns))
-    validation = PatchDataset(folders, "val", settings.seed + 1)
-    prepare_run(settings, devices)
-    torch.manual_seed(settings.seed)
-    model = DiffusionNet(settings.dim)
-    initialise(model, settings.initial_weights)
-    stage = NoisePrediction(settings, training.size, devices.device)
-    if settings.t_below is not None and settings.sample_every:
-        print("no images are sampled: the network learns nothing of the steps from --t-below on")
-    resolutions = {f.data_set.mpp for f in folders}
-    about = {"data_sets": [describe(f.data_set) for f in folders], "patch_size": training.size}
-    about["mpp"] = resolutions.pop() if len(resolutions) == 1 else None  # of several, none is that of the network
-    Trainer(stage, model, settings, training, validation, devices, about).run()
 
+    def stage(size: int, device: torch.device) -> NoisePrediction:
+        if settings.t_below is not None and settings.sample_every:
+            print("no images are sampled: the network learns nothing of the steps from --t-below on")
+        return NoisePrediction(settings, size, device)
 
-def describe(data_set: DataSet) -> str:
-    """A data set in a few words, for the checkpoint."""
-    return f"{data_set.name} ({data_set.protocol})"
+    pretrain(settings, lambda: DiffusionNet(settings.dim), stage)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,14 @@ import torch
 import HE_diff_general
 from GenSelfDiff import checkpoint, data, run_folder, training, unet
 from GenSelfDiff.downstream_train import Diff_Seg, pixel_classifier
+from GenSelfDiff.methods import (
+    context_restoration,
+    masked_images,
+    monai_networks,
+    restoration,
+    simclr,
+    variational_autoencoder,
+)
 from GenSelfDiff.pretrain import SS_diff
 from tests.conftest import write_tiny_data_set
 from tests.GenSelfDiff.runs import history
@@ -91,13 +99,44 @@ FEATURES = SHARED | {
     "hidden": ((4, 6), {"initial", "weights"}),
     "noise_seed": (1, {"weights"}),
 }
+ONE_STEP = {"timestep": (40, {"weights", "history"})}
+RESTORING = ONE_STEP | {"sample_every": (1, {"files"})}
+METHODS = {
+    "context": RESTORING | {"swaps": (1, {"weights", "history"}), "part": (2, {"weights", "history"})},
+    "masked": RESTORING | {"block": (8, {"weights", "history"}), "masked": (0.3, {"weights", "history"})},
+    "vae": RESTORING | {"latent": (3, {"initial", "weights"}), "sigma": (1.0, {"weights", "history"})},
+    "simclr": ONE_STEP | {
+        "temperature": (0.1, {"weights", "history"}),
+        "projection": (4, {"initial", "weights"}),
+        "smallest_crop": (1.0, {"weights", "images"}),
+        "colour": (0.1, {"weights", "images"}),
+    },
+    "monai": {
+        "network": ("attention", {"initial", "weights"}),
+        "losses": (("focal",), {"weights", "history"}),
+        "stain_jitter": (0.5, {"weights", "images"}),
+        "labelled_images": (2, {"weights", "order"}),
+        "draw_seed": (2, {"weights", "order"}),
+        "checkpoint_activations": (True, {"refused"}),
+    },
+}  # fmt: skip
+"""What is their own: the settings that they share with the others go the same way, and are looked at there."""
 TABLES = {"pretraining": PRETRAINING, "finetuning": FINETUNING, "features": FEATURES}
-MAINS = {"pretraining": SS_diff.main, "finetuning": Diff_Seg.main, "features": pixel_classifier.main}
+TABLES |= {stage: SHARED | own for stage, own in METHODS.items()}
+SCRIPTS = {
+    "pretraining": SS_diff, "finetuning": Diff_Seg, "features": pixel_classifier, "context": context_restoration,
+    "masked": masked_images, "vae": variational_autoencoder, "simclr": simclr, "monai": monai_networks,
+}  # fmt: skip
+MAINS = {stage: script.main for stage, script in SCRIPTS.items()}
+STAGES = (
+    SS_diff.NoisePrediction, Diff_Seg.Segmentation, pixel_classifier.PixelClassification, restoration.Restoration,
+    simclr.Contrast,
+)  # fmt: skip
 APART = {"fresh"}  # it needs a run that is there: see below
 COMPUTED = {"weights", "handed on", "history"}
 # Settings that may change though they compute something else, since the run looks at what they lead to.
 GUARDED = {"batch_size": "started with a joint batch of 4 patches", "data": "was started on other patches"}
-CASES = [(stage, name) for stage, table in TABLES.items() for name in table]
+CASES = [(stage, name) for stage, table in TABLES.items() for name in METHODS.get(stage, table)]
 CONTINUED = [(stage, name) for stage, name in CASES if name not in ("run_name", "device")]
 
 
@@ -121,7 +160,7 @@ class Watch:
         self._around(data, "DataLoader", self._reader)
         self._around(unet, "checkpoint", self._recompute)
         self._around(torch, "compile", self._compile)
-        for stage in (SS_diff.NoisePrediction, Diff_Seg.Segmentation, pixel_classifier.PixelClassification):
+        for stage in STAGES:
             self._around(stage, "validation_metrics", self._validate)
         patch.setattr(run_folder, "draw_curves", lambda *_: None)  # takes longer than the run
 
@@ -202,6 +241,12 @@ def base(tmp_path_factory):
             elif stage == "features":
                 small = {"labelled_images": 1, "epochs": 2, "noise_levels": (5, 9), "members": 2, "hidden": (6, 4)}
                 settings = pixel_classifier.Settings(data=tiny, pretrained="scratch", **run | small)
+            elif stage == "monai":
+                settings = monai_networks.Settings(data=tiny, labelled_images=1, **run | {"epochs": 2})
+            elif stage in METHODS:
+                small = {"context": {"part": 4, "swaps": 3}, "masked": {"block": 4}}.get(stage, {})
+                small |= {} if stage == "simclr" else {"sample_every": 0}
+                settings = SCRIPTS[stage].Settings(data=(tiny,), **run | small)
             else:
                 few = {"labelled_images": 1, "layer_decay": 0.9, "epochs": 2}  # an epoch is one step
                 settings = Diff_Seg.Settings(data=tiny, pretrained="scratch", **run | few)
@@ -274,7 +319,7 @@ def test_steps_and_noise_of_validation_are_others_than_those_of_training(base, c
     assert len({*seen["draws"].values(), *seen["held out"].values()}) == 8 + 4
 
 
-@pytest.mark.parametrize("stage", TABLES)
+@pytest.mark.parametrize("stage", [stage for stage in TABLES if stage not in METHODS])
 def test_fresh_does_again_what_was_finished(stage, base, capsys):
     settings, _ = base(stage, capsys)
     before = (Path(settings.run_name) / "last.pth").stat().st_mtime_ns

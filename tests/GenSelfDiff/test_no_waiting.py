@@ -12,6 +12,11 @@ from GenSelfDiff.averaged_weights import AveragedWeights
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.downstream_train.losses import LossName
 from GenSelfDiff.history import MetricMeans
+from GenSelfDiff.methods import context_restoration, masked_images, simclr, variational_autoencoder
+from GenSelfDiff.methods.context_restoration import ContextRestoration
+from GenSelfDiff.methods.masked_images import MaskedImages
+from GenSelfDiff.methods.simclr import Contrast, ProjectedEncoder
+from GenSelfDiff.methods.variational_autoencoder import AutoEncoder, LowerBound
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.unet import DiffusionNet, SegNet
 
@@ -33,6 +38,10 @@ STAGES = {
     "border": lambda: (Diff_Seg.Segmentation(Diff_Seg.Settings(targets="border")), SegNet(8, 4).to(META)),
     "hv": lambda: (Diff_Seg.Segmentation(Diff_Seg.Settings(targets="hv")), SegNet(8, 5).to(META)),
     "finetune": lambda: (Diff_Seg.Segmentation(Diff_Seg.Settings(losses=ALL_LOSSES)), SegNet(8, 3).to(META)),
+    "context": lambda: (ContextRestoration(context_restoration.Settings(part=4)), SegNet(8, 3).to(META)),
+    "masked": lambda: (MaskedImages(masked_images.Settings(block=4)), SegNet(8, 3).to(META)),
+    "vae": lambda: (LowerBound(variational_autoencoder.Settings()), AutoEncoder(8, 4, 0).to(META)),
+    "simclr": lambda: (Contrast(simclr.Settings()), ProjectedEncoder(8, 8, 0).to(META)),
 }
 
 
@@ -40,12 +49,15 @@ STAGES = {
 def test_a_step_waits_for_nothing(name):
     stage, model = STAGES[name]()
     mean, means = AveragedWeights(model, 0.9), MetricMeans()
-    loss, figures = stage.training_loss(model, batch())
+    seen = batch()
+    if name == "simclr":  # two views
+        seen["image"] = seen["image"].repeat(1, 2, 1, 1)
+    loss, figures = stage.training_loss(model, seen)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     mean.update(3)
     means.add(figures)
-    means.add(stage.validation_metrics(model, batch()))
+    means.add(stage.validation_metrics(model, seen))
     assert loss.device == META and {pair.device for pair in means.pairs.values()} == {META}
 
 

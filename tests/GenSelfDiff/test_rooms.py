@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "synthesis": set(),
     "report": {"evaluation"},
     "comparison": {"report"},
+    "methods": {"pretrain", "downstream_train"},
 }
 
 

@@ -1,8 +1,5 @@
 """experiments/pretraining.py for real on tiny data: choices, tests, going on, the table; and its statistics by hand."""
 
-import contextlib
-import runpy
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,33 +7,23 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import paired, pretraining, questions
+from experiments import paired, pretraining, questions, training_runs
 from experiments.paired import difference
 from experiments.pretraining_report import controls, dice_by_draw, judge, row_of
 from experiments.questions import PreTraining, Question
 from experiments.records import Records
 from GenSelfDiff import checkpoint
-from utils_general import ROOT, InputError
+from tests.experiments.in_process import run_here
+from utils_general import InputError
 
 SMALL = ("--recipe", "improved", "--dim", 8, "--workers", 0)
-
-
-def run_here(script, *words, log):
-    """As `grid.run`, in this process: most of the time of a small run is that of starting Python."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch, log.open("a") as file, contextlib.redirect_stdout(file):
-        patch.setattr(sys, "argv", [script, *map(str, words)])
-        try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-        except SystemExit as end:
-            if end.code:
-                raise InputError(str(end.code)) from None
 
 
 @pytest.fixture
 def asked(tiny_data_set, tmp_path, monkeypatch):
     """A question of two arms, two rates and one labelled image; its runs are done one after the other."""
-    monkeypatch.setattr(pretraining, "run", run_here)
+    for module in (pretraining, training_runs):
+        monkeypatch.setattr(module, "run", run_here)
     monkeypatch.setattr(pretraining, "run_all", lambda tasks, jobs: [task() for task in tasks])
     monkeypatch.setattr(pretraining, "SMALL", SMALL)
     monkeypatch.setattr(pretraining, "DIM", 8)

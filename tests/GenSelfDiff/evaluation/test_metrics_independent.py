@@ -14,7 +14,7 @@ from skimage.metrics import contingency_table, hausdorff_distance
 from GenSelfDiff.evaluation.pixel_metrics import confusion_matrix, hausdorff, overlap_metrics, published_metrics
 from tests.GenSelfDiff.evaluation.measured import metrics_of
 
-monai = pytest.importorskip("monai.metrics")  # of requirements-dev.txt
+monai = pytest.importorskip("monai.metrics")
 PAIRS = 300
 
 

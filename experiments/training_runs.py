@@ -1,0 +1,76 @@
+"""What grids of small runs share: to train and test once, to see how long a step takes, to share work over a folder."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.tables import machine
+from experiments.grid import run
+from GenSelfDiff.comparison.results import Result
+from GenSelfDiff.devices import pick_device
+from GenSelfDiff.unet import SegNet
+from output_folder import FolderLock
+from utils_general import InputError
+
+BATCH = 8
+SECONDS_A_TEST = 40.0  # about: starting two scripts, testing
+PATIENCE = 20.0  # seconds after which no further step is measured
+
+
+def train_and_test(
+    script: str, words: list[object], data: Path, split: str, folder: Path, log: Path
+) -> tuple[Result, dict[str, Any]]:
+    """Train by one of the scripts, with the options `words`, and test: the results, and what a row says of the run."""
+    begin = time.monotonic()
+    run(script, "--data", data, "--run-name", folder, *words, "--batch-size", BATCH, log=log)
+    trained = time.monotonic()
+    found = tested("GenSelfDiff/test/test_script.py", ["--run", folder], data, split, folder / "results", log)
+    return found, about(round(trained - begin), round(time.monotonic() - trained))
+
+
+def tested(script: str, words: list[object], data: Path, split: str, results: Path, log: Path) -> Result:
+    """The results of one of the scripts that test."""
+    where = ["--data", data, "--output", results, "--split", split, "--pictures", 1, "--overwrite"]
+    run(script, *words, *where, log=log)
+    return Result.read(results)
+
+
+def about(seconds: int, of_the_test: int) -> dict[str, Any]:
+    """What a row says of how its run was made."""
+    device = str(pick_device("auto"))
+    spent = {"seconds": seconds, "seconds of the test": of_the_test}
+    return spent | {"torch": torch.__version__, "machine": machine(device)}
+
+
+def seconds_a_step(size: int, dim: int) -> float:
+    """Of training our network with one thread, here and now: the median of five, or of as many as there is time for."""
+    threads, device = torch.get_num_threads(), pick_device("auto")
+    torch.set_num_threads(1)
+    model = SegNet(dim).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    seconds: list[float] = []
+    while len(seconds) < 6 and (len(seconds) < 2 or sum(seconds) < PATIENCE):
+        begin = time.monotonic()
+        loss = model(torch.zeros(BATCH, 3, size, size, device=device)).square().mean()
+        loss.backward()
+        optimizer.step()
+        loss.item()  # a GPU has to be waited for
+        seconds.append(time.monotonic() - begin)
+    torch.set_num_threads(threads)
+    return sorted(seconds[1:])[(len(seconds) - 1) // 2]
+
+
+@contextlib.contextmanager
+def taken(folder: Path) -> Iterator[bool]:
+    """Whether the work of a folder is this process's; no other, on whichever machine that shares it, takes it then."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FolderLock(folder, "it is left to it")
+    except InputError:
+        lock = None
+    with lock or contextlib.nullcontext():
+        yield lock is not None

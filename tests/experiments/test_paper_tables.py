@@ -1,0 +1,247 @@
+"""experiments/paper_tables.py on tiny data: choices, tests, going on, the files; and its arithmetic by hand."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import paper_tables, pretraining, table_report, table_runs, training_runs
+from experiments.tables import (
+    ALL,
+    BASELINES,
+    CLASSIFIER,
+    MASKED,
+    MONAI,
+    OURS,
+    SIMCLR,
+    SIZES,
+    TABLES,
+    Length,
+    SelfSupervised,
+    Size,
+    Table,
+    Way,
+)
+from experiments.training_runs import taken
+from file_contents import DataSet
+from GenSelfDiff import run_folder
+from GenSelfDiff.intervals import mean_interval
+from GenSelfDiff.report import results
+from tests.conftest import ROOT, write_tiny_data_set
+from tests.experiments.in_process import run_here
+from utils_general import InputError, write_json
+
+TINY = Size(
+    data={"MoNuSeg": "one", "GlaS": "two"},
+    dim=8,
+    recipe="improved",
+    pretraining=Length(steps=2),
+    training=Length(steps=2),
+    rates=(1e-3, 1e-2),
+    labels=(1, 0),
+    workers=0,
+    of_script={CLASSIFIER: ("--members", 2, "--hidden", 4, 4), MASKED: ("--block", 4)},
+)
+WAYS = {
+    "Otsu": Way(script=BASELINES, options=("--method", "otsu")),
+    "U-Net": Way(script=MONAI),
+    "ours": OURS,
+    "features": Way(SelfSupervised(), script=CLASSIFIER, rate_of=OURS),
+    "masked, paper": Way(SelfSupervised(MASKED), recipe="paper", rate_of=OURS),
+}
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Runs scripts in this process, one after the other; the names of those that were started."""
+    names = []
+
+    def run(script, *words, log):
+        names.append(script.rpartition("/")[2])
+        run_here(script, *words, log=log)
+
+    for module in (training_runs, table_runs):
+        monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(table_runs, "run_all", lambda tasks, _jobs: [task() for task in tasks])
+    monkeypatch.setattr(table_runs, "WAIT", 0.0)
+    for module, name in ((results, "draw_report"), (results, "draw_images"), (run_folder, "draw_curves")):
+        monkeypatch.setattr(module, name, lambda *_: None)  # take longer than the runs
+    return names
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """Settings of a table of `WAYS` on a tiny data set, one seed."""
+    monkeypatch.setitem(SIZES, "small", TINY)
+    monkeypatch.setitem(TABLES, "methods", Table("Methods", WAYS))
+    write_tiny_data_set(tmp_path / "data" / "one")
+    return paper_tables.Settings(
+        table="methods", data_set=("MoNuSeg",), seeds=1, data=tmp_path / "data", output=tmp_path / "tables",
+        runs=tmp_path / "runs", records=tmp_path / "records", jobs=1,
+    )  # fmt: skip
+
+
+def test_a_table_is_estimated_run_written_and_gone_on_with(asked, started, capsys):
+    paper_tables.main(replace(asked, estimate=True))
+    said = capsys.readouterr().out
+    # two networks for the tests; choices are made of the same ones: of seed 1
+    assert "2 networks to pre-train, 9 runs to train and test" in said and not asked.runs.exists() and not started
+    paper_tables.main(asked)
+    assert started.count("SS_diff.py") == 1 and started.count("masked_images.py") == 1
+    chosen = pd.read_csv(asked.records / "tables_small_MoNuSeg_val.csv")
+    tests = pd.read_csv(asked.records / "tables_small_MoNuSeg_test.csv")
+    assert len(chosen) == 4 and len(tests) == 5 and {*tests["images"]} == {2}
+    best = chosen[chosen["way"].str.startswith("SS_diff")].sort_values("Dice").iloc[-1]["learning rate"]
+    ours = tests[tests["way"].str.startswith("SS_diff") & tests["way"].str.contains("Diff_Seg")]
+    assert ours["learning rate"].tolist() == [best] and "--recipe improved" in ours["way"].iloc[0]
+    assert np.allclose(tests[["Dice t1", "Dice t2"]].mean(axis=1), tests["Dice"], atol=1e-5)
+    table = pd.read_csv(asked.output / "methods.csv")
+    assert table["method"].tolist() == [*WAYS] and table["paper"].isna().all() and (table["runs"] == 1).all()
+    assert table["published: AJI"].notna().all() and (table["Dice low"] <= table["Dice"]).all()
+    text = (asked.output / "methods.md").read_text()
+    assert "| Otsu |" in text and "MoNuSeg, 2 images" in text and "width 8, recipe improved, 2 steps of" in text
+    assert "\\begin{table}" in (asked.output / "methods.tex").read_text() and (asked.output / "methods.png").is_file()
+    assert not [*asked.runs.glob("small/test/*/*")]  # the weights of runs are not kept, those of pre-training are
+    assert len([*asked.runs.glob("small/pretrained/*/run/best.pth")]) == 2
+    before, done = (asked.records / "tables_small_MoNuSeg_test.csv").read_bytes(), len(started)
+    table["paper"] = ["typed 0.8" if method == "ours" else None for method in table["method"]]
+    table.to_csv(asked.output / "methods.csv", index=False)
+    paper_tables.main(asked)
+    assert len(started) == done and (asked.records / "tables_small_MoNuSeg_test.csv").read_bytes() == before
+    assert "0 networks to pre-train, 0 runs" in capsys.readouterr().out
+    again = pd.read_csv(asked.output / "methods.csv").set_index("method")["paper"]
+    assert again["ours"] == "typed 0.8" and again.isna().sum() == 4
+
+
+def test_across_data_sets(asked, started, monkeypatch):
+    """Of the same classes, what is fine-tuned on one is tested on the other; of others, not."""
+    write_tiny_data_set(asked.data / "two", seed=9, prefix="n")
+    monkeypatch.setitem(SIZES, "small", replace(TINY, rates=()))
+    ways = {"scratch": Way(), "on all": Way(SelfSupervised(on=ALL)), "on HN": Way(SelfSupervised(on="HN"))}
+    monkeypatch.setitem(TABLES, "data-sets", Table("Across", ways, across=True))
+    both = replace(asked, table="data-sets", data_set=("MoNuSeg", "GlaS"))
+    paper_tables.main(both)
+    assert started.count("Diff_Seg.py") == 4 and started.count("test_script.py") == 8
+    assert started.count("SS_diff.py") == 1  # one network on both, whichever is fine-tuned
+    table = pd.read_csv(asked.output / "data-sets.csv")
+    of_one = table[table["data set"] == "GlaS"]["method"].tolist()
+    crossed = [f"{way}, fine-tuned on MoNuSeg" for way in ("scratch", "on all")]
+    assert sorted(of_one) == sorted(["scratch", "on all", *crossed])  # nothing on HN, which is not there
+    other = DataSet("tiny", "paper", ["background", "gland"], "watershed", 16, 16, 2023)
+    write_json(asked.data / "two" / "dataset.json", other.__dict__)
+    roots = {name: asked.data / folder for name, folder in TINY.data.items()}
+    runs = table_runs.TableRuns("small", TINY, roots, asked.runs, asked.records, 1)
+    assert runs.tests_on(table_runs.Wanted(Way(), "GlaS", 0, 1), across=True) == ["GlaS"]
+
+
+def test_what_another_process_does_is_left_to_it(asked, started, tmp_path):
+    """A run that is taken is passed by, and done when it is free again."""
+    roots = {"MoNuSeg": asked.data / "one"}
+    runs = table_runs.TableRuns("small", replace(TINY, rates=()), roots, asked.runs, asked.records, 1)
+    wanted = table_runs.Wanted(WAYS["Otsu"], "MoNuSeg", 0, 1)
+    runs.one_run("test", wanted, False)
+    (log,) = (tmp_path / "runs" / "small" / "test").glob("*.txt")
+    (asked.records / "tables_small_MoNuSeg_test.csv").unlink()
+    program = "import sys; from pathlib import Path; from experiments.training_runs import taken\n"
+    program += "with taken(Path(sys.argv[1])) as ours:\n    print(ours, flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", program, log.with_suffix("")]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "True\n"
+        with taken(log.with_suffix("")) as ours:
+            assert not ours
+        runs.one_run("test", wanted, False)
+        assert len(started) == 1 and not runs.is_done(wanted, ["MoNuSeg"], "test")
+        other.stdin.close()
+        assert other.wait() == 0
+    runs.do("test", [wanted])
+    assert len(started) == 2 and runs.is_done(wanted, ["MoNuSeg"], "test")
+
+
+def test_what_is_asked(asked):
+    """The same whatever a row is called; other at another length, recipe, number of labels or on other patches."""
+    roots = {"MoNuSeg": asked.data / "one"}
+
+    def ask(way, size=TINY, labelled=0, seed=1):
+        runs = table_runs.TableRuns("small", size, roots, asked.runs, asked.records, 1)
+        return runs.ask(table_runs.Wanted(way, "MoNuSeg", labelled, seed, 1e-3))
+
+    assert ask(OURS) == ask(Way(SelfSupervised(on="MoNuSeg"), recipe="improved"))
+    assert ask(OURS)["way"] != ask(Way(SelfSupervised(), recipe="paper"))["way"] != ask(Way(recipe="paper"))["way"]
+    assert ask(OURS)["asked"] == ask(OURS, seed=2)["asked"]  # the seed is in the key
+    longer = replace(TINY, pretraining=Length(steps=3))
+    assert ask(OURS)["asked"] != ask(OURS, longer)["asked"] and ask(Way())["asked"] == ask(Way(), longer)["asked"]
+    assert Length(epochs=3).in_steps(17, 8) == 6 and Length(steps=5).in_steps(17, 8) == 5
+    few = table_runs.wanted_of(Table("", {"a": Way(), "b": WAYS["Otsu"]}, few_labels=True), TINY, ["MoNuSeg"], 2)
+    assert [(name, w.labelled, w.seed) for name, w in few] == [
+        *(("a", 1, 1), ("a", 1, 2), ("b", 1, 1)),
+        *(("a", 0, 1), ("a", 0, 2), ("b", 0, 1)),
+    ]
+
+
+def test_few_labels_are_those_of_the_question(asked, started, monkeypatch):
+    """Rows of experiments/pretraining.py in the form of the tables; nothing is run beside it."""
+    rows = [
+        {"arm": arm, "labelled images": 2, "draw": draw, "learning rate": 1e-3, "asked": "x", "Dice": 0.5 + gain,
+         "AJI": 0.3, "Dice a": 0.4 + gain, "Dice b": 0.6 + gain, "seconds": 5, "seconds of the test": 2}
+        for arm, gain in (("scratch", 0.0), ("P2", 0.1), ("unknown", 0.2)) for draw in (1, 2)
+    ]  # fmt: skip
+    write_tiny_data_set(asked.data / "two")
+    asked.records.mkdir()
+    pd.DataFrame(rows).to_csv(asked.records / "glas_test.csv", index=False)
+    seen = []
+    monkeypatch.setattr(pretraining, "main", seen.append)
+    paper_tables.main(replace(asked, table="few-labels", data_set=("GlaS",)))
+    assert [(s.question, s.records, s.estimate) for s in seen] == [("GlaS", asked.records, False)] and not started
+    table = pd.read_csv(asked.output / "few-labels.csv")
+    assert table["method"].tolist() == ["scratch", "P2"] and table["Dice"].tolist() == [0.5, 0.6]
+    assert table["runs"].tolist() == [2, 2] and table["images"].tolist() == [2, 2]
+
+
+def test_means_deviations_and_intervals_by_hand():
+    """Over two seeds; the interval is of the images' means over the seeds."""
+    place = {"data set": "GlaS", "labelled images": 0, "method": "a", "learning rate": 1e-3, "images": 3}
+    spent = {"seconds": 1800, "seconds of the test": 0, "commit": "c"}
+    runs = pd.DataFrame([
+        {**place, **spent, "seed": 1, "Dice": 0.5, "Dice x": 0.3, "Dice y": 0.5, "Dice z": 0.7, "published: AJI": 0.1},
+        {**place, **spent, "seed": 2, "Dice": 0.7, "Dice x": 0.5, "Dice y": 0.7, "Dice z": 0.9, "published: AJI": 0.3},
+    ])  # fmt: skip
+    row = table_report.summarise(runs).iloc[0]
+    assert row["Dice"] == pytest.approx(0.6) and row["Dice deviation"] == pytest.approx(0.02**0.5)
+    assert (row["Dice low"], row["Dice high"]) == pytest.approx(mean_interval(np.array([0.4, 0.6, 0.8]), 0, 1))
+    assert row["published: AJI"] == pytest.approx(0.2) and row["hours"] == 1 and row["commit"] == "c"
+    text = table_report.as_text(table_report.summarise(runs).assign(paper=""))
+    assert text.loc["a", "Dice"].startswith("0.600 ± 0.141 [") and text.loc["a", "published: AJI"] == "0.200 ± 0.141"
+    assert "labels" not in text
+
+
+def test_the_tables_of_the_paper_hold_together():
+    """Every way's scripts are there; ways that share a learning rate are of one that chooses its own."""
+    for table in TABLES.values():
+        for way in table.ways.values():
+            assert (ROOT / way.script).is_file() and (way.start is None or (ROOT / way.start.script).is_file())
+            assert way.rate_of is None or way.rate_of.rate_of is None
+    assert SIMCLR in {way.start.script for way in TABLES["methods"].ways.values() if way.start}
+    assert [name for name, way in TABLES["losses"].ways.items() if way == OURS] == [
+        "structural similarity, published + focal"
+    ]
+    assert [name for name, way in TABLES["schedules"].ways.items() if way == OURS] == ["quadratic, P2"]
+    assert len(TABLES["schedules"].ways) == 8 and len({*TABLES["losses"].ways.values()}) == 13
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data_set": ("GlaS",)}, "there is no .*two: docs/tables.md says how to make it"),
+        ({"data_set": ("HN",)}, "there is no .*HN"),
+        ({"data_set": ()}, "--data-set names none, or one twice"),
+        ({"seeds": 0}, "--seeds is 0"),
+        ({"table": "few-labels", "data_set": ("MoNuSeg",)}, "few labels of MoNuSeg are no question"),
+    ],
+)
+def test_what_cannot_work_is_said(asked, changed, message, monkeypatch):
+    monkeypatch.delitem(paper_tables.QUESTIONS, "MoNuSeg")
+    with pytest.raises(InputError, match=message):
+        paper_tables.main(replace(asked, **changed))
