@@ -6,6 +6,7 @@ Edit the defaults below, or pass them: `--name value`. Started again, a run goes
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,8 @@ class Segmentation:
 
     name = Settings.stage
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    def __init__(self, losses: Sequence[LossName], targets: Targets = "classes"):
+        self.losses, self.targets = losses, targets
 
     def training_loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, MetricSums]:
         """The loss of the batch; see `Stage`."""
@@ -113,18 +114,18 @@ class Segmentation:
 
     def _losses(self, outputs: Tensor, labels: Tensor, maps: Tensor | None) -> dict[str, Tensor]:
         """The losses of the class map, and of the targets beside it, by their name."""
-        logits, maps_said = split(outputs, self.settings.targets)
-        losses = {"classes": segmentation_loss(self.settings.losses, logits, labels)}
-        if self.settings.targets == "border":  # two classes, of which the rest has the logit 0
+        logits, maps_said = split(outputs, self.targets)
+        losses = {"classes": segmentation_loss(self.losses, logits, labels)}
+        if self.targets == "border":  # two classes, of which the rest has the logit 0
             two = torch.cat((torch.zeros_like(maps_said), maps_said), dim=1)
-            losses["border"] = segmentation_loss(self.settings.losses, two, maps[:, 0].long())
-        elif self.settings.targets == "hv":
+            losses["border"] = segmentation_loss(self.losses, two, maps[:, 0].long())
+        elif self.targets == "hv":
             losses["hv"] = distance_map_loss(maps_said, maps, labels > 0)
         return losses
 
     def _metrics(self, sums: dict[str, Tensor], outputs: Tensor, labels: Tensor) -> MetricSums:
         """The metrics of a batch, from the sums of its images' losses."""
-        logits, _ = split(outputs, self.settings.targets)
+        logits, _ = split(outputs, self.targets)
         metrics = {"loss": (sum(sums.values()), len(labels)), "dice": dice_sums(logits, labels)}
         return metrics | {name: (total, len(labels)) for name, total in sums.items() if len(sums) > 1}
 
@@ -162,7 +163,7 @@ def main(settings: Settings) -> None:
     model = build_network(settings, len(data.classes))
     prepare_run(settings, devices)
     rates = rate_groups(model, settings.head_steps, settings.layer_decay, settings.keep_last_block)
-    stage = Segmentation(settings)
+    stage = Segmentation(settings.losses, settings.targets)
     Trainer(stage, model, settings, data.training, data.validation, devices, data.about, rates).run()
 
 

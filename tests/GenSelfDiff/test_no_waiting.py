@@ -35,9 +35,9 @@ def batch():
 
 STAGES = {
     "pretrain": lambda: (SS_diff.NoisePrediction(SS_diff.Settings(), 16, META), DiffusionNet(8).to(META)),
-    "border": lambda: (Diff_Seg.Segmentation(Diff_Seg.Settings(targets="border")), SegNet(8, 4).to(META)),
-    "hv": lambda: (Diff_Seg.Segmentation(Diff_Seg.Settings(targets="hv")), SegNet(8, 5).to(META)),
-    "finetune": lambda: (Diff_Seg.Segmentation(Diff_Seg.Settings(losses=ALL_LOSSES)), SegNet(8, 3).to(META)),
+    "border": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "border"), SegNet(8, 4).to(META)),
+    "hv": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "hv"), SegNet(8, 5).to(META)),
+    "finetune": lambda: (Diff_Seg.Segmentation(ALL_LOSSES), SegNet(8, 3).to(META)),
     "context": lambda: (ContextRestoration(context_restoration.Settings(part=4)), SegNet(8, 3).to(META)),
     "masked": lambda: (MaskedImages(masked_images.Settings(block=4)), SegNet(8, 3).to(META)),
     "vae": lambda: (LowerBound(variational_autoencoder.Settings()), AutoEncoder(8, 4, 0).to(META)),

@@ -131,7 +131,7 @@ def test_losses_are_added_up():
     of_classes = segmentation_loss(("focal",), outputs[:, :3], labels)
 
     def loss(targets, said, maps):
-        stage = Diff_Seg.Segmentation(Diff_Seg.Settings(losses=("focal",), targets=targets))
+        stage = Diff_Seg.Segmentation(("focal",), targets)
         return stage.training_loss(lambda _: said, {"image": None, "label": labels, "maps": maps})[0]
 
     torch.testing.assert_close(loss("hv", outputs, hv), of_classes + distance_map_loss(outputs[:, 3:], hv, labels > 0))
