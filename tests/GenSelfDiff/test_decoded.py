@@ -14,7 +14,7 @@ import scipy.io
 import torch
 from PIL import Image
 
-from GenSelfDiff import decoded
+from GenSelfDiff import data, decoded
 from GenSelfDiff.augmentation import finetuning_augmentation
 from GenSelfDiff.data import EpochBatches, PatchDataset, loader, stop_workers
 from GenSelfDiff.decoded import read_decoded
@@ -209,6 +209,8 @@ def test_a_run_may_go_on_with_or_without(stage, request, tmp_path):
 
 
 def test_a_run_reads_the_copy_not_the_files(pretraining, monkeypatch):
+    """But for the few whose pixels tell whether it goes on with the same images."""
+    monkeypatch.setattr(data, "SEEN", 0)
     SS_diff.main(replace(pretraining, cache=True, epochs=1))
     monkeypatch.setattr(IndexedLayout, "image", lambda *_: pytest.fail("a file was decoded"))
     SS_diff.main(replace(pretraining, cache=True, epochs=2, workers=1))
