@@ -5,6 +5,7 @@
 Images are written as they come; started again, the script goes on with those that are missing.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampl
     """The numbers of the images still to be made; `InputError` where the folder holds images of another run."""
     identity = {
         "checkpoint": str(generator.path.resolve()),
+        "weights": hashlib.sha256(generator.path.read_bytes()).hexdigest(),
         "epoch": generator.epoch,
         "seed": settings.seed,
         "precision": settings.precision,
@@ -81,7 +83,7 @@ def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampl
     record = settings.output / "settings.json"
     if record.is_file():
         before_there_was_a_choice = {"sampler": "ancestral", "steps": generator.diffusion.timesteps, "eta": 0.0}
-        before_there_was_a_choice["clamp"] = False
+        before_there_was_a_choice |= {"clamp": False, "weights": identity["weights"]}
         earlier = read_json(record)
         if not isinstance(earlier, dict) or "checkpoint" not in earlier:
             raise InputError(f"{settings.output} holds files of something else: choose another --output")

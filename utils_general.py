@@ -88,16 +88,25 @@ def run_script(main: Callable[[Any], None], settings: type, parse: Callable[[typ
     except MemoryError as error:
         _stop(f"there is not enough memory: {error}")
     except RuntimeError as error:
-        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):  # PyTorch's: GPU, CPU
+        if not (reason := _reason(error)):
             raise
-        _stop(
-            f"there is not enough memory: {error}; a smaller --batch-size or --dim needs less, in training also "
-            "--checkpoint-activations"
-        )
+        _stop(reason)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
         _flush()
+
+
+def _reason(error: RuntimeError) -> str:
+    """What a user can do about it; "" where it is a mistake of the code."""
+    if str(error).startswith("Symlink loop"):  # of pathlib, before Python 3.13
+        return f"a link leads to itself, remove it: {error}"
+    if any(words in str(error) for words in ("out of memory", "can't allocate memory")):  # PyTorch's: GPU, CPU
+        return (
+            f"there is not enough memory: {error}; a smaller --batch-size or --dim needs less, in training also "
+            "--checkpoint-activations"
+        )
+    return ""
 
 
 def _stop(message: str) -> NoReturn:

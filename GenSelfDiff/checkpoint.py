@@ -10,7 +10,7 @@ import io
 import numbers
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from file_contents import (
     optional,
     whole,
 )
+from GenSelfDiff.targets import Targets
 from utils_general import SNAPSHOTS, InputError, replace_file
 
 VERSION = 1
@@ -84,6 +85,11 @@ FIELDS = {
     "contents": TEXTS,
 }
 """What is looked at in every checkpoint, whatever network it is of, where it is there."""
+SETTINGS = {
+    "input_range": Wanted("two numbers, the lower first, of less than a million", _is_range),
+    "targets": one_of(*get_args(Targets)),
+}
+"""The same of the settings."""
 GO_ON_FIELDS = {
     "step": whole(0),
     "joint_batch": whole(1),
@@ -157,8 +163,7 @@ def _check(checkpoint: Any, path: Path) -> None:
     check_fields(checkpoint, FIELDS, str(path))
     if checkpoint.get("version", 0) > VERSION:
         raise InputError(f"{path} was written by a newer version of this project: update the project")
-    settings = {"input_range": Wanted("two numbers, the lower first", _is_range)}
-    check_fields(checkpoint.get("settings", {}), settings, f"{path}, settings,")
+    check_fields(checkpoint.get("settings", {}), SETTINGS, f"{path}, settings,")
     _check_state(checkpoint["model_state_dict"], path)
 
 
@@ -181,6 +186,11 @@ def _is_parameter(value: Any) -> bool:
         return False
     enough = value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     return value.dtype in PARAMETER_TYPES and enough
+
+
+def targets_of(loaded: dict[str, Any]) -> Targets:
+    """What the network of a checkpoint says beside the class map."""
+    return loaded.get("settings", {}).get("targets", "classes")
 
 
 def find(run: str) -> Path:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from GenSelfDiff.devices import Devices, keep_freed_memory
 from GenSelfDiff.patches import Patches
+from GenSelfDiff.targets import MAPS, Targets, target_maps
 from utils_general import SIDE_MULTIPLE, InputError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # The input range each stage was published with; a setting of both, stored in the checkpoint.
 PRETRAINING_RANGE = (-1.0, 1.0)
 FINETUNING_RANGE = (0.0, 1.0)
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # tell a training to save and end
 
 # Open files of a training process: its own, and for each worker of its two loaders (measured: 9 to 11 a loader).
 FILES, FILES_A_WORKER = 32, 24
@@ -68,13 +71,21 @@ class PatchDataset(Dataset):
 
     Items are asked for by (epoch, i); what is random depends on these and the seed only, so the data of a step are
     the same whatever the number of workers or processes, and after a restart. An item is a dict: image uint8
-    (H, W, 3), label (H, W) where labelled, file (the image's), seed (for what is drawn later: step and noise). Images
-    stay uint8 until they are where the network is (`to_input`), and labels, which `Patches.check_labels` has seen, take
-    one byte where there are at most 256 classes: a quarter of the bytes to hand from process to process and to a GPU.
+    (H, W, 3), label (H, W) where labelled, maps (K, H, W) of the `targets` where these have any (made of the augmented
+    instances: a flip changes them), file (the image's), seed (for what is drawn later: step and noise). Images stay
+    uint8 until they are where the network is (`to_input`), and labels, which `Patches.check_labels` has seen, take one
+    byte where there are at most 256 classes: a quarter of the bytes to hand from process to process and to a GPU.
     """
 
-    def __init__(self, folders: list[Patches], split: str, seed: int, augmentation: "v2.Transform | None" = None):
-        self.folders, self.seed, self.augmentation = folders, seed, augmentation
+    def __init__(
+        self,
+        folders: list[Patches],
+        split: str,
+        seed: int,
+        augmentation: "v2.Transform | None" = None,
+        targets: Targets = "classes",
+    ):
+        self.folders, self.seed, self.augmentation, self.targets = folders, seed, augmentation, targets
         for folder in folders:
             if split == "train" and not folder.described:
                 print(f"{folder.folder} has no index.csv: split 90/10 by patch, so overlapping patches may be in both")
@@ -133,12 +144,16 @@ class PatchDataset(Dataset):
         item = {"image": tv_tensors.Image(torch.from_numpy(sized_image(patches, patch).copy()).movedim(-1, 0))}
         if patches.labelled:
             item["label"] = tv_tensors.Mask(torch.from_numpy(sized_label(patches, patch).astype(label_type(patches))))
+        if MAPS[self.targets]:
+            item["instances"] = tv_tensors.Mask(torch.from_numpy(sized_instances(patches, patch)))
         if self.augmentation is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 item = self.augmentation(item)
         item = {name: value.as_subclass(Tensor) for name, value in item.items()}
         item["image"] = item["image"].movedim(0, -1).contiguous()
+        if "instances" in item:
+            item["maps"] = torch.from_numpy(target_maps(self.targets, item.pop("instances").numpy()))
         return {**item, "file": file, "seed": seed}
 
 
@@ -163,6 +178,15 @@ def sized_label(patches: Patches, patch: int) -> np.ndarray:
         wrong = label.min() if label.min() < 0 else label.max()
         raise InputError(f"{name} holds class {wrong} now; there are 0 to {classes - 1}: was it changed?")
     return label
+
+
+def sized_instances(patches: Patches, patch: int) -> np.ndarray:
+    """Instance numbers int32 (H, W) of the size that the data set says; `InputError` for another."""
+    instances, size = patches.instances(patch), patches.data_set.patch_size
+    if instances.shape != (size, size):
+        found = f"{instances.shape[1]}x{instances.shape[0]}"
+        raise InputError(f"instance_{patch}.png in {patches.folder} is {found} pixels, not {size}x{size}")
+    return instances
 
 
 def label_type(patches: Patches) -> np.dtype:
@@ -217,7 +241,7 @@ def _prepare_worker(_worker: int) -> None:
     Ctrl-C and SLURM signal all processes of a job: the main one needs its workers to finish the step and save.
     """
     keep_freed_memory()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     # A thread sends what a worker has read. By default it drops what it cannot send, for want of file descriptors or
     # of room in /dev/shm, and the main process waits for it for ever: the death of a worker it would notice.

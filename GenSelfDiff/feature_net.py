@@ -20,14 +20,18 @@ Block = Literal["down0", "down1", "down2", "down3", "mid", "up0", "up1", "up2", 
 LARGEST = 4096  # members, widths
 DESCRIBED = {
     "noise_levels": Wanted("a list of steps t", lambda v: _numbers(v, 0, 10**6)),
-    "blocks": Wanted(f"a list of {', '.join(BLOCKS)}", lambda v: isinstance(v, list) and {*v} <= {*BLOCKS} and v),
+    "blocks": Wanted(f"a list of {', '.join(BLOCKS)}", lambda v: _are_blocks(v)),
     "members": whole(1, LARGEST),
-    "hidden": Wanted("two widths", lambda v: _numbers(v, 1, LARGEST) and len(v) == 2),
+    "hidden": Wanted(f"two widths from 1 to {LARGEST}", lambda v: _numbers(v, 1, LARGEST) and len(v) == 2),
     "schedule": one_of(*get_args(ScheduleName)),
     "timesteps": whole(1, 10**6),
     "noise_seed": whole(0),
 }
 """What a checkpoint says of its classifiers, under "features"."""
+
+
+def _are_blocks(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(value in BLOCKS for value in values)
 
 
 def _numbers(values: Any, lowest: int, highest: int) -> bool:

@@ -18,6 +18,7 @@ from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
 from GenSelfDiff.instances import InstanceMethod
 from GenSelfDiff.networks import load_segmentation
+from GenSelfDiff.targets import MAPS, Targets, said, turned_back
 from utils_general import at_least
 
 Symmetries = Literal["none", "flips", "all"]
@@ -36,13 +37,14 @@ class Predictor(Protocol):
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 (N, H, W, 3) to class probabilities float32 (N, C, H, W), which sum to 1 over the classes.
 
-        N is any number from 1: all patches of one source image in a test, some windows of it where whole images are
-        predicted. A predictor divides them into batches itself, and takes arrays of any memory layout.
+        Behind them come the K maps of its targets, where it has any: (N, C + K, H, W), see `targets`. N is any number
+        from 1: all patches of one source image in a test, some windows of it where whole images are predicted. A
+        predictor divides them into batches itself, and takes arrays of any memory layout.
         """
 
 
 WholePredictor = Callable[[np.ndarray], np.ndarray]
-"""What predicts whole images: uint8 (H, W, 3) of any size to class probabilities float32 (C, H, W)"""
+"""What predicts whole images: uint8 (H, W, 3) of any size to class probabilities, and maps, float32 (C + K, H, W)"""
 
 
 def as_one(predict: Predictor) -> WholePredictor:
@@ -82,7 +84,9 @@ class TrainedPredictor:
     downscale: float
     """how many times smaller than their images the training's patches were"""
     instances: InstanceMethod
-    """how its class maps become instances"""
+    """how its class maps become instances, where it says nothing beside them"""
+    targets: Targets = "classes"
+    """what it says beside class maps"""
     path: Path
     """the checkpoint"""
     epoch: int
@@ -92,6 +96,11 @@ class TrainedPredictor:
     """the settings of its run, empty for a published checkpoint"""
     about: dict[str, Any]
     """what a report says of it beside the settings: values by name"""
+
+    @property
+    def channels(self) -> int:
+        """What `predict` says of each pixel: C class probabilities, and K maps."""
+        return len(self.classes) + MAPS[self.targets]
 
     @property
     def name(self) -> str:
@@ -108,15 +117,16 @@ def load(settings: PredictorSettings) -> TrainedPredictor:
     path = checkpoint.find(settings.run)
     devices = set_up_alone(settings.device)
     network, loaded = load_segmentation(path, devices.device)
-    input_range = tuple(loaded["settings"]["input_range"])
+    input_range, targets = tuple(loaded["settings"]["input_range"]), checkpoint.targets_of(loaded)
     return TrainedPredictor(
-        predict=network_predictor(network, input_range, settings),
+        predict=network_predictor(network, input_range, settings, targets),
         batch_size=settings.batch_size,
         classes=loaded["classes"],
         patch_size=loaded.get("patch_size"),
         mpp=loaded.get("mpp"),
         downscale=loaded.get("downscale", 1.0),
         instances=loaded.get("instances") or _usual_instances(loaded["classes"]),
+        targets=targets,
         path=path,
         epoch=loaded["epoch"],
         loss=float(loaded["loss"]),
@@ -132,18 +142,21 @@ def load(settings: PredictorSettings) -> TrainedPredictor:
 
 
 def network_predictor(
-    network: torch.nn.Module, input_range: tuple[float, float], settings: PredictorSettings
+    network: torch.nn.Module,
+    input_range: tuple[float, float],
+    settings: PredictorSettings,
+    targets: Targets = "classes",
 ) -> Predictor:
-    """A network that gives logits (B, C, H, W) of images float32 (B, 3, H, W) in `input_range`, as a predictor."""
+    """A network that gives logits (B, C + K, H, W) of images float32 (B, 3, H, W) in `input_range`, as a predictor."""
     device = next(network.parameters()).device
     model = InPrecision(network, settings.precision)
 
     @torch.inference_mode()
     def predict_batch(images: np.ndarray) -> np.ndarray:
         x = torch.stack([to_input(image, input_range) for image in np.ascontiguousarray(images)]).to(device)
-        return model(x).softmax(1).cpu().numpy()
+        return said(model(x), targets).cpu().numpy()
 
-    predict_averaged = averaged(predict_batch, settings.tta)
+    predict_averaged = averaged(predict_batch, settings.tta, targets)
 
     def predict(images: np.ndarray) -> np.ndarray:
         starts = range(0, len(images), settings.batch_size)
@@ -152,7 +165,7 @@ def network_predictor(
     return predict
 
 
-def averaged(predict: Predictor, symmetries: Symmetries) -> Predictor:
+def averaged(predict: Predictor, symmetries: Symmetries, targets: Targets = "classes") -> Predictor:
     """Test-time averaging: the mean of what `predict` says of images seen in several ways, each turned back.
 
     As they are ("none"), also flipped along both axes ("flips": 4 ways), and also turned by a quarter ("all": 8 ways),
@@ -164,8 +177,7 @@ def averaged(predict: Predictor, symmetries: Symmetries) -> Predictor:
         total = np.float32(0)
         for turns, flip in views:
             seen = np.rot90(images, turns, axes=(1, 2))
-            said = predict(seen[:, :, ::-1] if flip else seen)
-            total = total + np.rot90(said[..., ::-1] if flip else said, -turns, axes=(2, 3))
+            total = total + turned_back(predict(seen[:, :, ::-1] if flip else seen), turns, flip, targets)
         return total / np.float32(len(views))
 
     return predict if len(views) == 1 else mean

@@ -138,6 +138,8 @@ class RunFolder:
         fixed = {"epochs", "steps"} if ours["decay"] != "none" else set()
         unknown = {"contents"} - last.keys()  # earlier versions did not look at them
         changed = [k for k in ours if k not in (MAY_CHANGE - fixed) | unknown and ours[k] != theirs.get(k)]
+        if len(changed) > 1 and "contents" in changed:
+            changed.remove("contents")  # what is read of patches depends on the settings
         if other := {"patches", "contents"} & set(changed):
             how = (
                 "their index.csv differs" if "patches" in other else "of the same names: their images or labels differ"

@@ -11,11 +11,14 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 import tyro
 
+from file_contents import check_fields
+from GenSelfDiff import checkpoint
 from GenSelfDiff.devices import Precision
 from GenSelfDiff.unet import InitialWeights
-from utils_general import SPLIT_SEED, InputError, at_least
+from utils_general import SPLIT_SEED, InputError, at_least, plain
 
 RecipeName = Literal["paper", "improved"]
+THESE = "the command line"  # as a place for `check_fields`: what no checkpoint may hold is not begun with
 SCRATCH = "scratch"  # in place of the name of a pre-training run: there is none
 
 
@@ -102,9 +105,7 @@ class TrainingSettings:
             raise InputError("--run-name is empty: a run needs a name")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"--betas are {self.betas}: Adam wants two numbers from 0 to below 1")
-        low, high = self.input_range
-        if not low < high:
-            raise InputError(f"--input-range is {low} to {high}: the first must be below the second")
+        check_fields(plain(self), checkpoint.SETTINGS, THESE)
         if self.dim is not None and (self.dim < 8 or self.dim % 8):
             raise InputError(f"--dim is {self.dim}: a multiple of 8 is needed")
 

@@ -15,7 +15,15 @@ from tqdm import tqdm
 from GenSelfDiff import checkpoint
 from GenSelfDiff.averaged_weights import AveragedWeights
 from GenSelfDiff.course import Course, RateGroup, Rates
-from GenSelfDiff.data import EpochBatches, PatchDataset, loader, stop_workers, to_input, worker_errors_explained
+from GenSelfDiff.data import (
+    STOPPING,
+    EpochBatches,
+    PatchDataset,
+    loader,
+    stop_workers,
+    to_input,
+    worker_errors_explained,
+)
 from GenSelfDiff.decoded import read_decoded
 from GenSelfDiff.devices import Devices, InPrecision, check_precision, keep_freed_memory
 from GenSelfDiff.history import MetricMeans, MetricSums, TensorBoard
@@ -53,13 +61,16 @@ class Stage(Protocol):
 
 
 class StopRequest:
-    """Notes Ctrl-C, SIGTERM and SLURM's SIGUSR1, so that the step in progress can be finished and saved."""
+    """Notes Ctrl-C, SIGTERM, SLURM's SIGUSR1 and a closed terminal's SIGHUP, so that the step in progress can be
+    finished and saved. Started by nohup, which ignores SIGHUP, a run goes on."""
 
     def __init__(self) -> None:
         self.signal = 0
 
     def __enter__(self) -> "StopRequest":
-        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        hung_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        wanted = [s for s in STOPPING if s != signal.SIGHUP or hung_up]
+        self.before = {s: signal.signal(s, self._note) for s in wanted}
         return self
 
     def _note(self, number: int, _frame: object) -> None:

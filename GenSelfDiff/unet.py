@@ -286,15 +286,16 @@ class SegNet(nn.Module):
     """Segmentation with the same U-Net at one step t, as published 0: one forward pass; only the head's size differs.
 
     Returns logits: the published network's softmax over the classes is left to the losses, which need its logarithm.
+    Where it learns more than the class map (`targets`), the maps of that come behind the classes.
     """
 
-    def __init__(self, dim: int = 64, classes: int = 2, timestep: int = 0):
+    def __init__(self, dim: int = 64, outputs: int = 2, timestep: int = 0):
         super().__init__()
         self.timestep = timestep
-        self.net = Unet(dim, out_channels=classes)
+        self.net = Unet(dim, out_channels=outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images `x` (B, 3, H, W) -> logits (B, classes, H, W)."""
+        """Images `x` (B, 3, H, W) -> logits (B, outputs, H, W)."""
         return self.net(x, torch.full((x.shape[0],), self.timestep, device=x.device))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from file_contents import check_fields, one_of, optional, whole
 from GenSelfDiff import checkpoint
 from GenSelfDiff.diffusion import ScheduleName
+from GenSelfDiff.targets import MAPS
 from GenSelfDiff.unet import DiffusionNet, SegNet
 from utils_general import MOST_CLASSES, InputError
 
@@ -123,14 +124,15 @@ def published_facts(loaded: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def segmentation_net(loaded: dict[str, Any], path: Path) -> SegNet:
     """The segmentation network of a fine-tuning checkpoint."""
-    state = loaded["model_state_dict"]
-    classes, dim = len(matrix(state, LAST_CONVOLUTION, path)), dim_of(state, path)
+    state, maps = loaded["model_state_dict"], MAPS[checkpoint.targets_of(loaded)]
+    outputs, dim = len(matrix(state, LAST_CONVOLUTION, path)), dim_of(state, path)
+    classes = outputs - maps
     if classes != len(loaded["classes"]):
         raise InputError(f"{path} names {len(loaded['classes'])} classes; its network tells {classes} apart")
     if not 2 <= classes <= MOST_CLASSES:
         raise InputError(f"{path} tells {classes} classes apart; 2 to {MOST_CLASSES} are possible")
     check_fields(loaded["settings"], SETTINGS, f"{path}, settings,")
-    return fill(lambda: SegNet(dim, classes, loaded["settings"].get("timestep", 0)), state, path)
+    return fill(lambda: SegNet(dim, outputs, loaded["settings"].get("timestep", 0)), state, path)
 
 
 def fill(build: Callable[[], nn.Module], state: dict[str, Tensor], path: Path) -> nn.Module:

@@ -24,12 +24,13 @@ import torch
 from experiments.grid import folder_name, run, run_all
 from experiments.pretraining_report import SEED, TRIVIAL, report
 from experiments.questions import ARMS, CHOICE_DRAWS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
-from experiments.records import ASKED, Records, alone, hash_of_question
+from experiments.records import ASKED, Records, hash_of_question
 from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, tested, train_and_test
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import PatchDataset, labelled_folder
 from GenSelfDiff.patches import Patches
+from output_folder import locked
 from utils_general import ROOT, InputError, at_least, run_script
 
 QuestionName = Literal[
@@ -93,13 +94,17 @@ class Grid:
     def choices(self) -> list[dict[str, Any]]:
         """Runs on development images, by which the learning rates are chosen."""
         asking = [name for name in self.arms if not ARMS[name].rate_of]
-        keys = [(arm, draw, rate) for draw in CHOICE_DRAWS for arm in asking for rate in RATES]
-        return [self.ask(arm, self.question.chosen_with, draw, rate) for arm, draw, rate in keys]
+        return [self.ask_choice(arm, draw, rate) for draw in CHOICE_DRAWS for arm in asking for rate in RATES]
+
+    def ask_choice(self, arm: str, draw: int, rate: float) -> dict[str, Any]:
+        """A run on development images; see `ask`."""
+        return self.ask(arm, self.question.chosen_with, draw, rate)
 
     def rate(self, arm: str) -> float:
         """The learning rate with the best mean Dice on development images; of equals the lowest."""
         arm = ARMS[arm].rate_of or arm
-        rows = self.records["val"].select(arm=arm, **{"labelled images": self.question.chosen_with})
+        wanted = [self.ask_choice(arm, draw, rate) for draw in CHOICE_DRAWS for rate in RATES]
+        rows = self.records["val"].of(wanted)
         if len(rows) < len(CHOICE_DRAWS) * len(RATES):
             raise InputError(f"the learning rate of {arm} is not chosen yet: {len(rows)} runs are done")
         return float(rows.groupby("learning rate")["Dice"].mean().idxmax())
@@ -190,8 +195,7 @@ class Grid:
         words = ["--data", self.data, "--run-name", folder, "--seed", seed, "--batch-size", BATCH]
         length = ["--steps", plan.steps, "--validate-every", max(1, plan.steps // 4), "--sample-every", 0]
         log = self.work / f"{folder.name}.txt"
-        folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder):
+        with locked(folder):
             if not self.has(name, seed):
                 run("GenSelfDiff/pretrain/SS_diff.py", *words, *length, *plan.options, log=log)
                 self.weights.mkdir(parents=True, exist_ok=True)

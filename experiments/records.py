@@ -1,17 +1,14 @@
 """Tables of finished runs that are kept in the repository: a stopped grid goes on elsewhere, from the same rows."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from file_contents import read_table
+from output_folder import locked
 from utils_general import InputError, replace_file
 
 ASKED = "asked"
@@ -43,6 +40,9 @@ class Records:
         table = read_table(self.path) if self.path.is_file() else pd.DataFrame(columns=[*self.key, ASKED])
         if missing := [name for name in (*self.key, ASKED) if name not in table]:
             raise InputError(f"{self.path} has no column {missing[0]}: it is no table of these runs")
+        if len(twice := table[table.duplicated(list(self.key))]):
+            named = ", ".join(map(str, twice[list(self.key)].iloc[0]))
+            raise InputError(f"{self.path} has two rows of {named}: remove one")
         return table
 
     def __contains__(self, run: dict[str, Any]) -> bool:
@@ -64,10 +64,14 @@ class Records:
             rows = rows[rows[name] == value]
         return rows
 
+    def of(self, runs: list[dict[str, Any]]) -> pd.DataFrame:
+        """The rows of these runs, and no others that the file may hold."""
+        keys = {tuple(run[name] for name in self.key) for run in runs if run in self}
+        return self.table[[key in keys for key in self.table[list(self.key)].itertuples(index=False, name=None)]]
+
     def add(self, row: dict[str, Any]) -> None:
         """Add a row to what the file holds now, and write it; a row of this key that another has added stays."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with alone(self.path.parent):
+        with locked(self.path.parent):
             self.table = self._read()
             if row in self:
                 return
@@ -75,14 +79,3 @@ class Records:
             self.table = table.sort_values(list(self.key), ignore_index=True)
             with replace_file(self.path) as temporary:
                 self.table.to_csv(temporary, index=False, float_format="%.6g")
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other thread or process is in here for the same folder; the system ends it with the process."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)

@@ -16,7 +16,7 @@ import pandas as pd
 from skimage.draw import polygon
 from tqdm import tqdm
 
-from file_contents import CLASS_NAMES, DataSet, check_fields, check_name
+from file_contents import CLASS_NAMES, DATA_SET_FIELDS, DataSet, check_fields, check_name
 from output_folder import input_paths, replace_folder
 from pre_process.resolution import Maps, reduce, reduced_shape, write_native
 from utils_general import (
@@ -221,6 +221,7 @@ def write_data_set(
         name, protocol, classes, instances, settings.patch_size, settings.stride, SPLIT_SEED,
         settings.mpp and settings.mpp * settings.factor, settings.factor,
     )  # fmt: skip
+    check_fields(asdict(data_set), DATA_SET_FIELDS, f"{settings.output / 'dataset.json'}, as these settings make it,")
     with replace_folder(settings.output, "dataset.json", settings.overwrite, input_paths(settings)) as root:
         summary = _check(settings, classes, folders)
         with tqdm(total=int(summary.patches.sum()), desc="cutting", unit="patch", disable=None) as bar:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -210,3 +211,13 @@ def test_real_patches_are_the_first_of_the_permutation(tiny_data_set, tmp_path):
 def test_general_scripts_take_all_data_sets():
     assert [p.name for p in image_generation_general.Settings().data] == ["MoNuSeg", "GlaS", "HN"]
     assert sample_images_general.Settings().data == image_generation_general.Settings().data
+
+
+def test_images_of_other_weights_of_the_same_path_are_refused(generation):
+    """A run that was started over has the path and the epoch of the one before."""
+    image_generation.main(replace(generation, count=1))
+    content = checkpoint.load(generation.pretrained)
+    content["model_state_dict"] = {name: 2 * value for name, value in content["model_state_dict"].items()}
+    checkpoint.save(Path(generation.pretrained), content)
+    with pytest.raises(InputError, match="made with another weights"):
+        image_generation.main(generation)

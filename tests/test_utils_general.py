@@ -365,3 +365,7 @@ def test_json_that_cannot_be_read_is_named(text, tmp_path):
     (tmp_path / "summary.json").write_bytes(text)
     with pytest.raises(InputError, match=r"summary.json is not valid JSON: ."):
         read_json(tmp_path / "summary.json")
+
+
+def test_a_link_that_leads_to_itself_is_told(run_main):
+    one_line(run_main("raise RuntimeError('Symlink loop from x')"), 1, "a link leads to itself, remove it: ")

@@ -1,5 +1,6 @@
 """What all trainings with labels share: which labelled images they see, and what their checkpoints say of them."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from GenSelfDiff.augmentation import finetuning_augmentation
-from GenSelfDiff.data import PatchDataset, labelled_folder
+from GenSelfDiff.data import PatchDataset, labelled_folder, sized_instances
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.settings import TrainingSettings
+from GenSelfDiff.targets import MAPS, Targets
 from utils_general import MONUSEG, SPLIT_SEED, InputError, at_least
 
 
@@ -53,8 +55,8 @@ class LabelledData:
     """what the checkpoint says of them"""
 
     @classmethod
-    def read(cls, settings: LabelledSettings) -> "LabelledData":
-        """Those that the settings mean; `InputError` for labels that do not fit."""
+    def read(cls, settings: LabelledSettings, targets: Targets = "classes") -> "LabelledData":
+        """Those that the settings mean; `InputError` for labels that do not fit, or that lack what `targets` need."""
         patches = Patches(labelled_folder(settings.data), labelled=True)
         classes, drawn = patches.data_set.classes, None
         if len(classes) < 2:
@@ -63,12 +65,28 @@ class LabelledData:
             drawn = patches.keep_sources(settings.labelled_images, settings.draw_seed)
             print(f"labelled images: {', '.join(drawn)}")
         patches.check_labels(len(classes))
+        if MAPS[targets]:
+            check_instances(patches, targets)
         augmentation = finetuning_augmentation(settings.quarter_turns, settings.stain_jitter)
-        training = PatchDataset([patches], "train", settings.seed, augmentation)
+        training = PatchDataset([patches], "train", settings.seed, augmentation, targets)
+        validation = PatchDataset([patches], "val", settings.seed + 1, targets=targets)
         about = {"classes": classes, "data_set": patches.data_set.name, "patch_size": training.size}
         about |= {"mpp": patches.data_set.mpp, "downscale": patches.data_set.downscale}
         about |= {"instances": patches.data_set.instances, "labelled": drawn}
-        return cls(training, PatchDataset([patches], "val", settings.seed + 1), classes, about)
+        return cls(training, validation, classes, about)
+
+
+def check_instances(patches: Patches, targets: Targets) -> None:
+    """`InputError` unless every patch has a map of its instances, of its size; they enter the hash of the labels."""
+    if not patches.has_instances:
+        raise InputError(
+            f"--targets {targets} is made of instances, and {patches.folder} holds none (no folder instances): labels "
+            "with a number an object are needed, see docs/data.md; or --targets classes"
+        )
+    digest = hashlib.sha256(patches.labels_hash.encode())
+    for patch in patches.index.patch:
+        digest.update(sized_instances(patches, patch).tobytes())
+    patches.labels_hash = digest.hexdigest()
 
 
 def dice_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

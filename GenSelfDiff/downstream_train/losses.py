@@ -121,6 +121,24 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def distance_map_loss(maps: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
+    """Loss of horizontal and vertical distance maps (Graham et al., 2019), in float32.
+
+    Maps and truth (B, 2, H, W), `inside`: bool (B, H, W), where an object is. The mean squared error of all pixels,
+    plus that of the derivatives (Sobel's) of each map along its own axis, over the pixels inside.
+    """
+    error = maps.float() - truth
+    h, v = F.pad(error, (1, 1, 1, 1)).unbind(1)
+    squares = (_sobel(h).square() + _sobel(v.mT).mT.square()) / 2
+    return error.square().mean() + (squares * inside).sum() / inside.sum().clamp(min=1)
+
+
+def _sobel(padded: Tensor) -> Tensor:
+    """8 times the derivative to the right: (B, H + 2, W + 2) to (B, H, W)."""
+    rise = padded[:, :, 2:] - padded[:, :, :-2]
+    return rise[:, :-2] + 2 * rise[:, 1:-1] + rise[:, 2:]
+
+
 def segmentation_loss(names: Sequence[LossName], logits: Tensor, labels: Tensor) -> Tensor:
     """The sum of the named losses, in float32 whatever the precision of the logits."""
     logits = logits.float()

@@ -18,19 +18,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor, nn
 
+from file_contents import check_fields
 from GenSelfDiff import checkpoint
 from GenSelfDiff.course import RateGroup
 from GenSelfDiff.data import PRETRAINING_RANGE
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train.labelled import LabelledData, TransferSettings, dice_sums
-from GenSelfDiff.feature_net import Block, FeatureNet, agreed, segmenting_features
+from GenSelfDiff.feature_net import DESCRIBED, Block, FeatureNet, agreed, segmenting_features
 from GenSelfDiff.history import MetricSums
 from GenSelfDiff.run_folder import RunFolder
-from GenSelfDiff.settings import SCRATCH, read_command_line
+from GenSelfDiff.settings import SCRATCH, THESE, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import DiffusionNet, initialise
 from GenSelfDiff.unet_checkpoint import check_dim, noise_network
-from utils_general import InputError, at_least, run_script
+from utils_general import InputError, at_least, plain, run_script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,7 @@ class Settings(TransferSettings):
         at_least(self, members=1, noise_seed=0)
         if self.checkpoint_activations:
             raise InputError("--checkpoint-activations: the network is frozen, none of its activations are kept")
-        if not self.noise_levels or not self.blocks or min(self.hidden) < 1:
-            raise InputError("--noise-levels, --blocks and --hidden want a level, a block and widths from 1 at least")
+        check_fields(plain(self), DESCRIBED, THESE)
         for name in ("noise_levels", "blocks"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise InputError(f"--{name.replace('_', '-')} names one twice")

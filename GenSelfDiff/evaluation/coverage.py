@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from file_contents import read_table
-from GenSelfDiff.patches import FARTHEST
 from utils_general import InputError
 
+LARGEST_SIDE = 10**6  # pixels
 SIZES, COLUMNS = "sources.csv", ["source", "width", "height"]
 
 
@@ -21,12 +21,9 @@ def source_areas(folder: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     sizes = read_table(path, text=("source",))
-    if list(sizes.columns) != COLUMNS or not all(map(_are_sizes, (sizes.width, sizes.height))):
+    whole = list(sizes.columns) == COLUMNS and all(map(pd.api.types.is_integer_dtype, sizes.dtypes[1:]))
+    if not whole or not sizes[COLUMNS[1:]].apply(lambda side: side.between(1, LARGEST_SIDE)).all(axis=None):
         raise InputError(
-            f"{path} wants a row an image and the columns {', '.join(COLUMNS)}: pixels, whole numbers from 1"
+            f"{path} wants a row an image and the columns {', '.join(COLUMNS)}: sizes from 1 to {LARGEST_SIDE} pixels"
         )
     return dict(zip(sizes.source, sizes.width * sizes.height, strict=True))
-
-
-def _are_sizes(values: pd.Series) -> bool:
-    return pd.api.types.is_integer_dtype(values) and values.between(1, FARTHEST).all()

@@ -16,20 +16,20 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from file_contents import DataSet
 from GenSelfDiff import released_layout
 from GenSelfDiff.data import labelled_folder
 from GenSelfDiff.evaluation import pixel_metrics
 from GenSelfDiff.evaluation.calibration import calibration_bins
-from GenSelfDiff.evaluation.coverage import source_areas
+from GenSelfDiff.evaluation.coverage import SIZES, source_areas
 from GenSelfDiff.evaluation.images import ImagePatches, PredictedImage, enlarged, within
 from GenSelfDiff.evaluation.instance_metrics import INSTANCE_COUNTS, instance_counts, instance_metrics
 from GenSelfDiff.evaluation.object_fates import FATE_COUNTS
-from GenSelfDiff.instances import InstanceSettings, of_class, to_instances
+from GenSelfDiff.instances import InstanceSettings, of_class
 from GenSelfDiff.intervals import mean_interval
 from GenSelfDiff.metrics import PUBLISHED, STANDARD, STANDARD_IN_PATCHES
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.predictor import Predictor, WholePredictor, as_one
+from GenSelfDiff.targets import Targets, decode, from_bytes, instance_method, to_bytes
 from utils_general import InputError
 
 TestSplit = Literal["test", "val"]
@@ -85,7 +85,12 @@ class Evaluation:
 
     @classmethod
     def of(
-        cls, scores: list[ImageScores], patches: Patches, classes: list[str], settings: InstanceSettings
+        cls,
+        scores: list[ImageScores],
+        patches: Patches,
+        classes: list[str],
+        settings: InstanceSettings,
+        targets: Targets = "classes",
     ) -> "Evaluation":
         """The scores of all images put together; the rest is what they were evaluated with."""
         splits = dict.fromkeys(str(s.image["split"]) for s in scores)
@@ -99,7 +104,7 @@ class Evaluation:
             counts={split: sum(s.counts for s in chosen) for split, chosen in of_split.items()},
             calibration=sum(s.calibration for s in scores),
             classes=classes,
-            method=instance_method(settings, patches.data_set),
+            method=instance_method(settings, targets, patches.data_set.instances),
             truth_instances="the annotation" if patches.has_instances else "connected components of the class map",
         )
 
@@ -149,23 +154,32 @@ def evaluate(
     classes: list[str],
     settings: InstanceSettings,
     whole: WholePredictor | None = None,
+    targets: Targets = "classes",
 ) -> Iterator[tuple[PredictedImage, ImageScores]]:
     """Predict the images of `patches` one by one; of each, the image and its scores (see `Evaluation.of`).
 
     `predict` is asked for the patches, `whole` for the images that they cover; without it `predict` is, each as one.
+    `targets`: what both say beside class probabilities.
     """
-    method, whole = instance_method(settings, patches.data_set), whole or as_one(predict)
+    method, whole = instance_method(settings, targets, patches.data_set.instances), whole or as_one(predict)
+    scale = patches.data_set.downscale
     areas = source_areas(patches.folder)
     groups = patches.index.groupby(["split", "source"], sort=False)
     for (_, source), rows in tqdm(groups, "images", groups.ngroups, disable=None):
         image_patches = ImagePatches.read(patches, rows)
         seen, annotated = image_patches.seen(), image_patches.annotated()
         start = time.perf_counter()
-        of_patches, probabilities = predict(image_patches.images).argmax(1), whole(seen)
+        of_patches, said = predict(image_patches.images)[:, : len(classes)].argmax(1), whole(seen)
         seconds = time.perf_counter() - start
-        probabilities = np.stack([enlarged(p, annotated.covered.shape) for p in probabilities])
+        if not np.isfinite(said).all():
+            raise InputError(f"the network says no numbers (NaN) of {source}: try --precision float32")
+        probabilities, maps = np.split(said, [len(classes)])
+        maps = from_bytes(to_bytes(maps))  # as segment.py keeps them
+        probabilities, maps = (
+            np.array([enlarged(channel, annotated.covered.shape) for channel in kind]) for kind in (probabilities, maps)
+        )
         prediction = np.where(annotated.covered, probabilities.argmax(0), 0)
-        instances = within(annotated.covered, to_instances(prediction, method, settings))
+        instances = within(annotated.covered, decode(prediction, maps, method, settings, scale))
         image = PredictedImage(**vars(annotated), prediction=prediction, instances=instances)
         yield (
             image,
@@ -174,10 +188,17 @@ def evaluate(
                 probabilities.max(0),
                 classes,
                 patches=patch_rows(image_patches, of_patches, classes),
-                area=areas.get(source, math.nan),
+                area=_area(areas.get(source, math.nan), annotated.covered, patches.folder, source),
                 seconds=seconds,
             ),
         )
+
+
+def _area(area: float, covered: np.ndarray, folder: Path, source: str) -> float:
+    """The pixels of a source image; `InputError` where its patches cover more than there are."""
+    if covered.sum() > area:
+        raise InputError(f"{folder / SIZES} says that {source} has {area} pixels; its patches cover {covered.sum()}")
+    return area
 
 
 def score(
@@ -209,11 +230,6 @@ def tally(scores: ImageScores) -> dict[str, float | int]:
     """The row of an image in `Evaluation.tallies`."""
     counts = dict(zip(INSTANCE_COUNTS, scores.counts.sum(0), strict=True))
     return {COVERED: scores.matrix.sum() / scores.area, **{name: int(counts[name]) for name in OBJECTS}}
-
-
-def instance_method(settings: InstanceSettings, data_set: DataSet) -> str:
-    """The method that the settings mean."""
-    return data_set.instances if settings.instances == "auto" else settings.instances
 
 
 def class_instance_counts(image: PredictedImage, classes: int) -> np.ndarray:

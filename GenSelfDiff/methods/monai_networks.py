@@ -109,7 +109,9 @@ def main(settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     model = MonaiNet(settings.network, settings.dim, len(data.classes))
     initialise(model, settings.initial_weights)
-    Trainer(MonaiSegmentation(settings), model, settings, data.training, data.validation, devices, data.about).run()
+    Trainer(
+        MonaiSegmentation(settings.losses), model, settings, data.training, data.validation, devices, data.about
+    ).run()
 
 
 if __name__ == "__main__":

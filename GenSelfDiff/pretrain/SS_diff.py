@@ -15,15 +15,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor, nn
 
+from file_contents import check_fields
+from GenSelfDiff import unet_checkpoint
 from GenSelfDiff.data import to_image
 from GenSelfDiff.diffusion import GaussianDiffusion, ScheduleName
 from GenSelfDiff.history import MetricSums
 from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
 from GenSelfDiff.pretrain.unlabelled import UnlabelledSettings, pretrain
 from GenSelfDiff.samplers import Sampler, sample
-from GenSelfDiff.settings import read_command_line
+from GenSelfDiff.settings import THESE, read_command_line
 from GenSelfDiff.unet import DiffusionNet
-from utils_general import InputError, at_least, contact_sheet, run_script, write_png
+from utils_general import InputError, at_least, contact_sheet, plain, run_script, write_png
 
 PUBLISHED_BATCH = 8  # the released code reports sums over a batch of this size
 QUARTERS = 4
@@ -53,6 +55,7 @@ class Settings(UnlabelledSettings):
         """Raise `InputError` for a setting that cannot work."""
         super().check()
         at_least(self, timesteps=1, p2_k=0, p2_gamma=0, sample_every=0, t_below=1)
+        check_fields(plain(self), unet_checkpoint.SETTINGS, THESE)
         if self.t_below is not None and self.t_below > self.timesteps:
             raise InputError(f"--t-below is {self.t_below}: there are {self.timesteps} --timesteps")
 

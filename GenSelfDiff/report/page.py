@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from GenSelfDiff.evaluation.calibration import calibration_error
 from GenSelfDiff.evaluation.evaluate import Evaluation
 from GenSelfDiff.evaluation.pixel_metrics import ABSENT_CLASSES
+from GenSelfDiff.instances import InstanceMethod
 from GenSelfDiff.metrics import STANDARD, UNDEFINED, of_row
 from GenSelfDiff.palette import colours
 from GenSelfDiff.patches import Patches
@@ -24,10 +25,11 @@ from utils_general import replace_file
 TEMPLATE = "report.html.jinja"
 MOST_ROWS = 200  # images listed in the page; images.csv has all
 INTERVAL = "95 % interval"
-HEADLINES = {  # what is told first, by how class maps become objects: those of nuclei, and those of glands
-    "watershed": ("Dice", "Jaccard", "AJI", "AJI+", "PQ", "object F1", "HD95"),
+OF_NUCLEI = ("Dice", "Jaccard", "AJI", "AJI+", "PQ", "object F1", "HD95")
+HEADLINES: dict[InstanceMethod, tuple[str, ...]] = {  # what is told first: of glands, and of what is divided, nuclei
     "components": ("Dice", "Jaccard", "object F1", "object Dice", "object Hausdorff", "HD95"),
-}
+    "watershed": OF_NUCLEI, "border": OF_NUCLEI, "hv": OF_NUCLEI,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from GenSelfDiff.report.examples import draw_examples
 from GenSelfDiff.report.page import Facts, percent, write_page
 from GenSelfDiff.report.table_files import write_tables
 from GenSelfDiff.report.training_record import StageRecord
+from GenSelfDiff.targets import Targets
 from output_folder import add_files, input_paths, replace_folder
 from utils_general import MONUSEG, InputError, at_least, plain, write_json
 
@@ -53,6 +54,8 @@ class Method:
     classes: list[str]
     whole: WholePredictor | None = None
     """how it predicts whole images; if not given, as `predict` does each as one"""
+    targets: Targets = "classes"
+    """what it says beside class probabilities"""
     about: dict[str, Any] = field(default_factory=dict)
     """what the summary and the report say of it beside the settings"""
     stages: list[StageRecord] = field(default_factory=list)
@@ -90,13 +93,13 @@ def _evaluate(
 ) -> tuple[Evaluation, dict[str, float]]:
     """Evaluate, writing label maps on the way; and the seconds that it took, see `Facts`."""
     scores, start, writing = [], time.perf_counter(), 0.0
-    for image, of_image in evaluate(method.predict, patches, method.classes, settings, method.whole):
+    for image, of_image in evaluate(method.predict, patches, method.classes, settings, method.whole, method.targets):
         scores.append(of_image)
         predicted = time.perf_counter()
         write_label_maps(image, label_maps)
         writing += time.perf_counter() - predicted
     network, everything = sum(of_image.seconds for of_image in scores), time.perf_counter() - start
-    evaluation = Evaluation.of(scores, patches, method.classes, settings)
+    evaluation = Evaluation.of(scores, patches, method.classes, settings, method.targets)
     return evaluation, {"network": network, "pictures": writing, "all": everything}
 
 

@@ -14,11 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from file_contents import DataSet
 from GenSelfDiff import predictor
-from GenSelfDiff.evaluation.evaluate import instance_method, patches_to_test
+from GenSelfDiff.evaluation.evaluate import patches_to_test
 from GenSelfDiff.predictor import PredictorSettings
 from GenSelfDiff.report.results import Method, ReportSettings, run_test
 from GenSelfDiff.report.training_record import training_stages
+from GenSelfDiff.targets import instance_method
+from GenSelfDiff.whole_image.doubts import DIFFERENT
 from GenSelfDiff.whole_image.windows import WindowSettings, predict_image, windows_of
 from utils_general import RESULTS, SIDE_MULTIPLE, InputError, run_script
 
@@ -32,6 +35,18 @@ class Settings(PredictorSettings, WindowSettings, ReportSettings):
     with --split val"""
 
 
+def other_resolution(network: predictor.TrainedPredictor, data_set: DataSet) -> str:
+    """That the network was trained at another resolution than it is tested at, in words; "" where it was not."""
+    pairs = {
+        "at {} micrometres a pixel": (network.mpp, data_set.mpp),
+        "on images made {} times smaller": (network.downscale, data_set.downscale),
+    }
+    words, (trained, tested) = next((words, pair) for words, pair in pairs.items() if None not in pair)
+    if 1 / DIFFERENT <= tested / trained <= DIFFERENT:
+        return ""
+    return f"trained {words.format(f'{trained:g}')}, tested {words.format(f'{tested:g}')}: objects are of another size"
+
+
 def main(settings: Settings) -> None:
     """Check everything, predict, evaluate, write."""
     settings.check_windows()
@@ -42,16 +57,20 @@ def main(settings: Settings) -> None:
         raise InputError(
             f"{patches.folder} holds patches of {size} pixels; the network wants multiples of {SIDE_MULTIPLE}"
         )
-    windows, objects = windows_of(network, settings), instance_method(settings, patches.data_set)
+    windows, used = windows_of(network, settings), instance_method(settings, network.targets, network.instances)
+    objects = instance_method(settings, network.targets, patches.data_set.instances)
     print(f"{network.path}: epoch {network.epoch}, validation loss {network.loss:.5f}; on {len(patches)} patches")
-    if settings.instances == "auto" and network.instances != objects:
-        print(f"note: objects by {objects}, as the data says; segment.py takes {network.instances} for this network")
+    if used != objects:
+        print(f"note: objects by {objects}, as the data says; segment.py takes {used} for this network")
     if network.patch_size not in (None, size):
         print(f"note: trained on patches of {network.patch_size} pixels, tested on {size}")
+    if doubt := other_resolution(network, patches.data_set):
+        print(f"warning: {doubt}")
     method = Method(
         name=network.name,
         predict=network.predict,
         whole=partial(predict_image, network, windows=windows),
+        targets=network.targets,
         classes=network.classes,
         about=network.about,
         stages=training_stages(network.path, network.training),

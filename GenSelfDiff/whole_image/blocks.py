@@ -20,7 +20,8 @@ class Blocks:
     A kind of map is written for a block at once, `write`, and read by block, or by rows and columns of the whole image,
     `gather`. What was written stays when the process ends: `has` tells. The kinds, and their maps:
 
-    - "classes": `classes`, uint8 class indices; `probability_<c>` of each class but the background, uint8, 255 for 1
+    - "classes": `classes`, uint8 class indices; `probability_<c>` of each class but the background, uint8, 255 for 1;
+      `map_<k>` of the network's targets, uint8, see `targets.to_bytes`
     - "labels": `labels`, int32, of the block with a margin; `class_of`, the class of each label (labels,)
     - "numbers": `numbers`, int32, the objects' numbers
     """

@@ -26,8 +26,10 @@ MEASUREMENTS = {
     "area_um2": "Area µm^2",
     "perimeter_um": "Perimeter µm",
 }
-# What QuPath calls objects: those of a watershed are small and many, as nuclei
-OBJECT_TYPES: dict[InstanceMethod, str] = {"watershed": "detection", "components": "annotation"}
+# What QuPath calls objects: those that are divided from each other are small and many, as nuclei
+OBJECT_TYPES: dict[InstanceMethod, str] = {
+    "components": "annotation", "watershed": "detection", "border": "detection", "hv": "detection"
+}  # fmt: skip
 DECIMALS = 3  # of a pixel, in outlines
 
 

@@ -13,13 +13,15 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import label
 
-from GenSelfDiff.instances import InstanceMethod, InstanceSettings, to_instances
+from GenSelfDiff.distance_maps import SMOOTHING
+from GenSelfDiff.instances import InstanceMethod, InstanceSettings
+from GenSelfDiff.targets import MAPS, decode, from_bytes
 from GenSelfDiff.whole_image.blocks import Blocks, Box
 from GenSelfDiff.whole_image.slides import View
 
 # Pixels that neighbouring blocks share. Connected components need the next pixel only, and their perimeter one more;
-# what the watershed does to a nucleus depends on the nuclei around it.
-MARGINS = {"components": 2, "watershed": 128}
+# what is made of a nucleus that is divided from others depends on the nuclei around it.
+MARGINS: dict[InstanceMethod, int] = {"components": 2, "watershed": 128, "border": 128, "hv": 128}
 Progress = Callable[[], None]
 
 
@@ -78,9 +80,11 @@ def label_blocks(blocks: Blocks, method: InstanceMethod, settings: InstanceSetti
     """
     for block in range(len(blocks)):
         if not blocks.has("labels", block):
-            class_map = _pixels(blocks, "classes", "classes", blocks.box(block, MARGINS[method])).astype(np.int32)
-            if method == "watershed":
-                labels = _divided(class_map, settings)
+            box = blocks.box(block, MARGINS[method])
+            class_map = _pixels(blocks, "classes", "classes", box).astype(np.int32)
+            if method != "components":
+                maps = [_pixels(blocks, "classes", f"map_{k}", box) for k in range(MAPS.get(method, 0))]
+                labels = _divided(class_map, maps, method, settings)
             else:
                 labels = label(class_map, connectivity=2)
                 ground = label(class_map == 0, connectivity=1)
@@ -92,21 +96,24 @@ def label_blocks(blocks: Blocks, method: InstanceMethod, settings: InstanceSetti
         progress()
 
 
-def _divided(class_map: np.ndarray, settings: InstanceSettings) -> np.ndarray:
-    """The watershed's labels, which are sought no farther than its smoothing reaches around what there is."""
+def _divided(
+    class_map: np.ndarray, maps: list[np.ndarray], method: InstanceMethod, settings: InstanceSettings
+) -> np.ndarray:
+    """The labels of a method that divides, sought no farther than its smoothing reaches around what there is."""
     labels = np.zeros(class_map.shape, np.int32)
-    reach = math.ceil(4 * settings.smoothing) + 2
+    reach = math.ceil(4 * max(settings.smoothing, SMOOTHING)) + 2
     ys, xs = (np.flatnonzero(class_map.any(axis)) for axis in (1, 0))
     if len(ys):
         part = np.s_[max(0, ys[0] - reach) : ys[-1] + reach + 1, max(0, xs[0] - reach) : xs[-1] + reach + 1]
-        labels[part] = to_instances(class_map[part], "watershed", replace(settings, minimum_area=1))
+        seen = from_bytes(np.array([of_target[part] for of_target in maps]))
+        labels[part] = decode(class_map[part], seen, method, replace(settings, minimum_area=1))
     return labels
 
 
 def join_blocks(blocks: Blocks, method: InstanceMethod, minimum_area: int, progress: Progress) -> Objects:
     """Find out which labels of neighbouring blocks are the same object; smaller ones than `minimum_area` are left out.
 
-    Connected components: labels that share a pixel. Watershed: labels that share more than half of their pixels where
+    Connected components: labels that share a pixel. All else: labels that share more than half of their pixels where
     both blocks see them. Background that one class alone encloses joins it, as in `instances.fill_holes`.
     """
     classes = [blocks.read("labels", block, "class_of") for block in range(len(blocks))]
@@ -161,7 +168,7 @@ def _same(ours: np.ndarray, theirs: np.ndarray, method: InstanceMethod) -> np.nd
     width = int(theirs.max(initial=0)) + 1
     codes, shared = np.unique(ours[both].astype(np.int64) * width + theirs[both], return_counts=True)
     a, b = codes // width, codes % width
-    if method == "watershed":
+    if method != "components":
         either = np.bincount(ours)[a] + np.bincount(theirs)[b] - shared if len(codes) else shared
         a, b = a[2 * shared > either], b[2 * shared > either]
     return np.stack([a, b], axis=1)

@@ -236,7 +236,7 @@ def read_summary(path: Path) -> list[Row]:
         rows = read_table(path, TEXT)
         rows = rows[rows.image.notna()].astype({name: "Int64" for name in WHOLE if name in rows})
         return rows.reindex(columns=dict.fromkeys([*rows.columns, "error"])).to_dict("records")
-    except (InputError, ValueError, TypeError, AttributeError) as error:
+    except (InputError, ValueError, TypeError, AttributeError, OverflowError) as error:
         print(f"warning: {path} is broken ({' '.join(str(error).split())}): its images are done again")
         return []
 

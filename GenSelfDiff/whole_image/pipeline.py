@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from GenSelfDiff import targets
 from GenSelfDiff.instances import InstanceMethod, InstanceSettings
 from GenSelfDiff.predictor import TrainedPredictor
+from GenSelfDiff.targets import MAPS, to_bytes
 from GenSelfDiff.whole_image.blocks import Blocks
 from GenSelfDiff.whole_image.doubts import Found, doubts
 from GenSelfDiff.whole_image.map_files import LARGE, Maps
@@ -45,6 +47,7 @@ from utils_general import InputError
 SAME = 1.05  # resolutions that differ by less are the same: resampling would only blur
 NO_TISSUE = "no tissue was found, nothing was looked at: lower --tissue (0 looks everywhere)"
 MASK = 2048  # pixels of the longer side of the thumbnail that tissue is looked for in
+MOST_ENLARGED = 64  # times; from a scanner's thumbnail to its finest level
 OBJECT_PASSES = 3  # over the blocks, when objects are made: label, join, measure
 
 
@@ -67,7 +70,7 @@ class WholeImageSettings(WindowSettings, InstanceSettings):
 
 def instance_method(network: TrainedPredictor, settings: WholeImageSettings) -> InstanceMethod:
     """How class maps become instances: as the settings say, or else as the network was trained for."""
-    return network.instances if settings.instances == "auto" else settings.instances
+    return targets.instance_method(settings, network.targets, network.instances)
 
 
 def segment_image(
@@ -119,7 +122,8 @@ def _doubts(
     # Where the image does not say its resolution, the network takes it for that of its training.
     working = image.mpp * math.sqrt(math.prod(image.view.scale)) if image.mpp else network.mpp
     pixel = working**2 if working else None
-    found = Found(areas=objects.area[1:] * (pixel or math.nan), share=share, nuclei=method == "watershed")
+    usual = network.instances if method in MAPS else method
+    found = Found(areas=objects.area[1:] * (pixel or math.nan), share=share, nuclei=usual == "watershed")
     return doubts(image.mpp, network.mpp, found)
 
 
@@ -138,22 +142,29 @@ def scale_of(
         return downscale
     if 1 / SAME < working / own < SAME:
         return 1.0
+    if own > MOST_ENLARGED * working:
+        raise InputError(
+            f"{path} has {own:g} micrometres a pixel and would be enlarged {own / working:g} times to {working:g}: "
+            "is --mpp or --image-mpp wrong?"
+        )
     return working / own
 
 
 def _infer(view: View, blocks: Blocks, network: TrainedPredictor, windows: Windows, wanted: Wanted, name: str) -> None:
-    """Class map and probabilities (255 for 1) of every block that is not there yet."""
+    """Class map, probabilities (255 for 1) and maps of targets of every block that is not there yet."""
     to_do = [block for block in range(len(blocks)) if not blocks.has("classes", block)]
     if not to_do:
         return
     number = sum(int(wanted(*windows.over(blocks.box(block), view), windows.size).sum()) for block in to_do)
     with _progress_bar(number, name, "window") as bar:
         for block in to_do:
-            probabilities = predict_box(network, view, windows, blocks.box(block), wanted, bar.update)
-            if not np.isfinite(probabilities).all():
+            said = predict_box(network, view, windows, blocks.box(block), wanted, bar.update)
+            if not np.isfinite(said).all():
                 raise InputError(f"the network says no numbers (NaN) of {name}: try --precision float32")
-            maps = {f"probability_{c}": np.rint(255 * p).astype(np.uint8) for c, p in enumerate(probabilities) if c}
-            blocks.write("classes", block, classes=probabilities.argmax(0).astype(np.uint8), **maps)
+            probabilities, maps = np.split(said, [len(network.classes)])
+            kept = {f"probability_{c}": np.rint(255 * p).astype(np.uint8) for c, p in enumerate(probabilities) if c}
+            kept |= {f"map_{k}": to_bytes(of_target) for k, of_target in enumerate(maps)}
+            blocks.write("classes", block, classes=probabilities.argmax(0).astype(np.uint8), **kept)
 
 
 def _progress_bar(total: int, name: str, unit: str) -> tqdm:

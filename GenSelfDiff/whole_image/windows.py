@@ -1,7 +1,8 @@
 """Overlapping windows over an image of any size, and what a predictor says of it by them.
 
-A pixel's class probabilities are the mean over all windows that see it, weighted by a Gaussian around each window's
-centre. The windows lie on one grid over the whole image, so the result does not depend on the blocks it is computed in.
+A pixel's class probabilities, and maps of targets, are the mean over all windows that see it, weighted by a Gaussian
+around each window's centre. The windows lie on one grid over the whole image, so the result does not depend on the
+blocks it is computed in.
 """
 
 from collections.abc import Callable
@@ -96,14 +97,14 @@ def everywhere(xs: np.ndarray, ys: np.ndarray, _size: int) -> np.ndarray:
 
 
 def predict_image(network: TrainedPredictor, pixels: np.ndarray, windows: Windows) -> np.ndarray:
-    """Class probabilities float32 (C, H, W) of a whole image uint8 (H, W, 3) in memory.
+    """Class probabilities and maps float32 (C + K, H, W) of a whole image uint8 (H, W, 3) in memory.
 
     They are those by which `segment.py` makes its class map of the same pixels, to the last bit: windows and batches
     are the same, block by block.
     """
     height, width = pixels.shape[:2]
     view, blocks = View.scaled(DecodedImage(Path(), pixels, None), 1), Blocks(Path(), height, width, BLOCK_SIZE)
-    whole = np.empty((len(network.classes), height, width), np.float32)
+    whole = np.empty((network.channels, height, width), np.float32)
     for block in range(len(blocks)):
         left, top, right, bottom = box = blocks.box(block)
         whole[:, top:bottom, left:right] = predict_box(network, view, windows, box, everywhere, lambda _: None)
@@ -113,15 +114,15 @@ def predict_image(network: TrainedPredictor, pixels: np.ndarray, windows: Window
 def predict_box(
     network: TrainedPredictor, view: View, windows: Windows, box: Box, wanted: Wanted, done: Callable[[int], None]
 ) -> np.ndarray:
-    """Class probabilities of a region, float32 (C, H, W).
+    """Class probabilities and maps of a region, float32 (C + K, H, W).
 
-    Windows in which nothing is `wanted` are left out; where none is left, it is background. `done` is told how many
-    windows were looked at.
+    Windows in which nothing is `wanted` are left out; where none is left, it is background, and maps are 0. `done` is
+    told how many windows were looked at.
     """
     left, top, right, bottom = box
     xs, ys = windows.over(box, view)
     corners = [(xs[j], ys[i]) for i, j in np.argwhere(wanted(xs, ys, windows.size))]
-    total = np.zeros((len(network.classes), bottom - top, right - left), np.float32)
+    total = np.zeros((network.channels, bottom - top, right - left), np.float32)
     covered = np.zeros(total.shape[1:], np.float32)
     if corners:
         pixels = view.read(xs[0], ys[0], xs[-1] + windows.size, ys[-1] + windows.size)
@@ -130,13 +131,13 @@ def predict_box(
     for start in range(0, len(corners), network.batch_size):
         batch = corners[start : start + network.batch_size]
         images = np.stack([views[y - ys[0], x - xs[0]] for x, y in batch]).transpose(0, 2, 3, 1)
-        for (x, y), probabilities in zip(batch, network.predict(images), strict=True):
+        for (x, y), of_pixels in zip(batch, network.predict(images), strict=True):
             # What window and region share, in pixels of the region and of the window
             x0, x1, y0, y1 = max(x, left), min(x + windows.size, right), max(y, top), min(y + windows.size, bottom)
             of_region = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
             of_window = np.s_[y0 - y : y1 - y, x0 - x : x1 - x]
             covered[of_region] += weights[of_window]
-            total[:, *of_region] += weights[of_window] * probabilities[:, *of_window]
+            total[:, *of_region] += weights[of_window] * of_pixels[:, *of_window]
         done(len(batch))
     total[0, covered == 0] = 1
     return total / np.where(covered == 0, 1, covered)

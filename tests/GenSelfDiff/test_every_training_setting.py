@@ -76,6 +76,7 @@ PRETRAINING = SHARED | {
 FINETUNING = SHARED | {
     "seed": (1, {"initial", "order", "images", "weights"}),  # nothing is drawn but the augmentation
     "pretrained": ("pretraining", {"initial", "weights"}),
+    "targets": ("border", {"initial", "weights", "history"}),
     "losses": (("focal",), {"weights", "history"}),
     "timestep": (40, {"weights", "history"}),
     "stain_jitter": (0.5, {"weights", "images"}),

@@ -64,8 +64,9 @@ def test_killed_at_20_random_moments_and_continued_gives_the_same(stage, recipe,
     assert len(places) > 5 and any(step for _, step in places)
 
 
-def test_stopped_by_sigterm_in_mid_epoch_and_continued_gives_the_same(pretraining, tmp_path, monkeypatch):
-    """The signal comes during the second epoch's first step; the step is finished, saved, and the exit code is 143."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_stopped_in_mid_epoch_and_continued_gives_the_same(pretraining, tmp_path, monkeypatch, number):
+    """The signal comes during the second epoch's first step; the step is finished, saved, the exit code 128 + it."""
     SS_diff.main(pretraining)
     stopped = replace(pretraining, run_name=str(tmp_path / "stopped"))
     real_step, steps = training.Trainer._train_step, []
@@ -73,13 +74,13 @@ def test_stopped_by_sigterm_in_mid_epoch_and_continued_gives_the_same(pretrainin
     def step_with_signal(trainer, batch):
         steps.append(1)
         if len(steps) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return real_step(trainer, batch)
 
     monkeypatch.setattr(training.Trainer, "_train_step", step_with_signal)
     with pytest.raises(SystemExit) as leaving:
         SS_diff.main(stopped)
-    assert leaving.value.code == 128 + signal.SIGTERM
+    assert leaving.value.code == 128 + number
     assert place(stopped.run_name) == (1, 1)
     SS_diff.main(stopped)
     assert len(steps) == 6  # none was lost, none done twice
@@ -197,3 +198,13 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(pretraining):
     assert process.returncode == 1 and "Traceback" not in output
     assert output.strip().splitlines()[-1].startswith("error: a process that reads patches died (DataLoader worker")
     assert place(settings.run_name) >= (1, 0)
+
+
+def test_nohup_lets_a_run_go_on():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with training.StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.signal and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -26,6 +26,7 @@ ALL_LOSSES = typing.get_args(LossName)
 
 def batch():
     return {
+        "maps": torch.zeros(4, 2, 16, 16, device=META),
         "image": torch.zeros(4, 3, 16, 16, device=META),
         "label": torch.zeros(4, 16, 16, dtype=torch.long, device=META),
         "seed": torch.zeros(4, dtype=torch.long, device=META),
@@ -34,7 +35,9 @@ def batch():
 
 STAGES = {
     "pretrain": lambda: (SS_diff.NoisePrediction(SS_diff.Settings(), 16, META), DiffusionNet(8).to(META)),
-    "finetune": lambda: (Diff_Seg.Segmentation(Diff_Seg.Settings(losses=ALL_LOSSES)), SegNet(8, 3).to(META)),
+    "border": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "border"), SegNet(8, 4).to(META)),
+    "hv": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "hv"), SegNet(8, 5).to(META)),
+    "finetune": lambda: (Diff_Seg.Segmentation(ALL_LOSSES), SegNet(8, 3).to(META)),
     "context": lambda: (ContextRestoration(context_restoration.Settings(part=4)), SegNet(8, 3).to(META)),
     "masked": lambda: (MaskedImages(masked_images.Settings(block=4)), SegNet(8, 3).to(META)),
     "vae": lambda: (LowerBound(variational_autoencoder.Settings()), AutoEncoder(8, 4, 0).to(META)),

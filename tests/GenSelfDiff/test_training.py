@@ -283,7 +283,7 @@ def test_changed_settings_are_refused_by_name(pretraining):
         ({"save_minutes": -1.0}, "--save-minutes is -1.0: 0 or more is needed"),
         ({"betas": (0.9, 1.0)}, r"--betas are \(0.9, 1.0\)"),
         ({"betas": (0.9, 1.5)}, r"--betas are \(0.9, 1.5\)"),
-        ({"input_range": (1.0, 1.0)}, "--input-range is 1.0 to 1.0"),
+        ({"input_range": (1.0, 1.0)}, "the command line holds input_range"),
         ({"run_name": ""}, "--run-name is empty"),
         ({"data": ()}, "--data names no data set"),
         ({"device": "tpu"}, "there is no device 'tpu'"),
@@ -511,6 +511,18 @@ def test_corrected_labels_and_other_images_are_other_patches(finetuning):
     assert len(history(finetuning.run_name)) == 2
 
 
+def test_corrected_instances_are_other_patches_where_they_are_learnt(finetuning):
+    for targets, run in (("classes", "a"), ("border", "b")):
+        Diff_Seg.main(replace(finetuning, epochs=1, targets=targets, run_name=f"{finetuning.run_name}_{run}"))
+    file = finetuning.data / "labelled" / "instances" / "instance_3.png"
+    numbers = np.asarray(Image.open(file)).copy()
+    numbers[0, 0] += 1
+    Image.fromarray(numbers).save(file)
+    Diff_Seg.main(replace(finetuning, epochs=1, run_name=f"{finetuning.run_name}_a"))
+    with pytest.raises(InputError, match="their images or labels differ"):
+        Diff_Seg.main(replace(finetuning, epochs=1, targets="border", run_name=f"{finetuning.run_name}_b"))
+
+
 def test_a_foreign_checkpoint_is_not_overwritten(pretraining):
     Path(pretraining.run_name).mkdir()
     (Path(pretraining.run_name) / "best.pth").write_bytes(b"precious")
@@ -595,3 +607,16 @@ def test_finetuning_starts_from_pretraining(pretraining, finetuning, tmp_path, c
 def test_bfloat16_trains(finetuning):
     Diff_Seg.main(replace(finetuning, precision="bfloat16"))
     assert history(finetuning.run_name).train_loss.notna().all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"timestep": 2 * 10**6}, "the command line holds timestep = 2000000; wanted: a whole number from 0"),
+        ({"input_range": (0.0, 1e7)}, "the command line holds input_range"),
+        ({"input_range": (1.0, 0.0)}, "wanted: two numbers, the lower first"),
+    ],
+)
+def test_what_no_checkpoint_may_hold_is_not_begun_with(finetuning, changed, message):
+    with pytest.raises(InputError, match=message):
+        Diff_Seg.main(replace(finetuning, **changed))

@@ -137,6 +137,21 @@ def test_rows_of_others_are_kept(tmp_path):
     assert Records(first.path, key).table.arm.tolist() == ["a", "b", "c"] and len(first.select(arm="b")) == 1
 
 
+def test_a_table_with_a_row_twice_is_refused(tmp_path):
+    (tmp_path / "r.csv").write_text("arm,asked\nb,x\nb,x\n")
+    with pytest.raises(InputError, match="has two rows of b: remove one"):
+        Records(tmp_path / "r.csv", ("arm",))
+
+
+def test_only_rates_that_are_asked_for_are_chosen_from(asked):
+    """A row of a rate that is no longer among the rates, however good, does not win."""
+    grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
+    for row in grid.choices():
+        grid.records["val"].add(row | {"Dice": 0.5 + row["learning rate"]})
+    grid.records["val"].add(grid.choices()[0] | {"learning rate": 0.7, "Dice": 0.99})
+    assert grid.rate("scratch") == 1e-2
+
+
 def test_only_some_arms(asked):
     asked = replace(asked, arms=("scratch",))
     pretraining.main(asked)

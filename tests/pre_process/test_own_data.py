@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +91,9 @@ def test_one_labelled_image_cannot_be_divided(settings, folders, read_folder):
     ("change", "match"),
     [
         ({"test_fraction": 1.0}, "--test-fraction 1.0: 0 to below 1"),
+        ({"mpp": 2e6}, "dataset.json, as these settings make it, holds mpp = 2000000.0; wanted: a number from 0.001"),
+        ({"stride": 10**20}, "as these settings make it, holds stride"),
+        ({"output": Path("/tmp/two\nlines")}, "as these settings make it, holds name"),
         ({"class_names": ("background",)}, "--class-names background: 2 names"),
         ({"label_kind": "instances"}, "--class-names background tumour stroma: 2 names"),
         ({"class_names": ("background", "tumour")}, r"labels/a.png holds class 2; 0 to 1 are allowed"),

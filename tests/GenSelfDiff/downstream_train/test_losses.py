@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from GenSelfDiff.downstream_train.losses import LOSSES, focal, segmentation_loss, structural_similarity, tversky
+from GenSelfDiff.downstream_train.losses import (
+    LOSSES,
+    distance_map_loss,
+    focal,
+    segmentation_loss,
+    structural_similarity,
+    tversky,
+)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -94,3 +101,26 @@ def test_losses_add_up_in_float32():
     together = segmentation_loss(("ss", "focal"), logits, labels)
     apart = sum(LOSSES[n](logits.float(), labels) for n in ("ss", "focal"))
     assert together.dtype == torch.float32 and torch.allclose(together, apart)
+
+
+def test_the_loss_of_distance_maps_by_hand():
+    """One pixel of the horizontal map is wrong by 1: Sobel's derivative of that is 2 beside it, 1 at four corners."""
+    truth = torch.zeros(1, 2, 5, 6)
+    maps = truth.clone()
+    maps[0, 0, 2, 3] = 1.0
+    everywhere, error = torch.ones(1, 5, 6, dtype=torch.bool), 1 / (2 * 5 * 6)
+    assert distance_map_loss(maps, truth, everywhere).item() == pytest.approx(error + (4 + 4 + 4 * 1) / 2 / 30)
+    beside = torch.zeros(1, 5, 6, dtype=torch.bool)
+    beside[0, 2, 2:4] = True  # to the left, where the derivative is 2, and the pixel itself, where it is 0
+    assert distance_map_loss(maps, truth, beside).item() == pytest.approx(error + (4 + 0) / 2 / 2)
+    assert distance_map_loss(maps, truth, ~everywhere).item() == pytest.approx(error)
+    turned = distance_map_loss(maps.flip(1).mT, truth.mT, everywhere.mT)  # the same in the vertical map, downwards
+    assert turned.item() == pytest.approx(error + 12 / 2 / 30)
+    assert distance_map_loss(truth, truth, everywhere) == 0
+
+
+def test_the_loss_of_distance_maps_has_gradients_wherever_it_is():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 2, 8, 8, generator=generator).requires_grad_()
+    distance_map_loss(maps, torch.zeros(2, 2, 8, 8), torch.ones(2, 8, 8, dtype=torch.bool)).backward()
+    assert maps.grad.isfinite().all() and (maps.grad != 0).all()

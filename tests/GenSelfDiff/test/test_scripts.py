@@ -15,7 +15,7 @@ from PIL import Image
 from GenSelfDiff import checkpoint, networks
 from GenSelfDiff.test import baselines, segment, test_script
 from GenSelfDiff.unet import DiffusionNet, SegNet
-from utils_general import InputError, read_index_map, read_rgb
+from utils_general import InputError, read_index_map, read_rgb, write_json
 
 CONTENT = {
     "epoch": 3, "loss": 0.5, "stage": "finetune", "classes": ["background", "nucleus"], "patch_size": 16,
@@ -130,6 +130,8 @@ def test_the_published_metrics_are_of_each_patch_alone(settings):
         ([(32, 32), (32, 32)], 1, "The patches cover all of the test images"),
         ([(32, 32), (40, 40)], 2 / (1 + 1.25**2), "warning: the patches cover 78.0 % of the test images"),
         ([(32, 32), (32, 32.5)], None, "sources.csv wants a row an image"),
+        ([(32, 32), (32, 10**9)], None, "sources.csv wants a row an image"),
+        ([(32, 32), (31, 32)], None, "sources.csv says that t2 has 992 pixels; its patches cover 1024"),
         (None, None, "warning: what share of the test images the patches cover is not known"),
     ],
 )
@@ -139,7 +141,7 @@ def test_what_the_patches_cover_is_told(settings, capsys, sizes, share, words):
     if sizes:
         rows = [(source, *size) for source, size in zip(("t1", "t2"), sizes, strict=True)]
         pd.DataFrame(rows, columns=["source", "width", "height"]).to_csv(file, index=False)
-    if "wants" in words:
+    if words.startswith("sources.csv"):
         with pytest.raises(InputError, match=words):
             test_script.main(settings)
         return
@@ -292,3 +294,29 @@ def test_the_script_runs_by_its_path(settings, run_script_file):
     charts = {"confusion_matrix.png", "distribution.png", "reliability.png"}
     assert {"report.html", "examples", "pictures", "label_maps", *charts} <= {f.name for f in settings.output.iterdir()}
     assert done.stdout.splitlines()[-1] == f"report.html, tables, pictures and label maps are in {settings.output}"
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({"downscale": 2.0}, "warning: trained on images made 2 times smaller, tested on images made 1 times smaller"),
+        ({"mpp": 0.25}, "warning: trained at 0.25 micrometres a pixel, tested at 0.5 micrometres a pixel"),
+        ({"mpp": 0.45, "downscale": 2.0}, None),  # the same resolution, however it came about
+    ],
+)
+def test_a_network_of_another_resolution_is_warned_of(settings, tmp_path, capsys, known, words):
+    if "mpp" in known:
+        described = json.loads((settings.data / "dataset.json").read_text())
+        write_json(settings.data / "dataset.json", described | {"mpp": 0.5})
+    test_script.main(replace(settings, run=save_run(tmp_path / "other.pth", SegNet(8, 2), **known)))
+    said = capsys.readouterr().out
+    assert words in said if words else "warning: trained" not in said
+
+
+def test_a_network_that_says_no_numbers_is_no_network(settings, tmp_path):
+    """Its weights are finite, what comes out is not: argmax would make background of it without a word."""
+    model = SegNet(8, 2)
+    model.net.final_conv[1].weight.data.fill_(3e38)
+    model.net.final_conv[1].bias.data.fill_(-3e38)
+    with pytest.raises(InputError, match="the network says no numbers .NaN. of t1"):
+        test_script.main(replace(settings, run=save_run(tmp_path / "nan.pth", model)))

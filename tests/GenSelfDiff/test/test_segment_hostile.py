@@ -178,7 +178,9 @@ def test_overwriting_removes_the_files_of_every_kind(settings):
     assert left == {"settings.json", "summary.csv", *(f"a{ending}" for ending in RESULTS)}
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 500, b"image\n\xff\xfe", b'a,"b\nc', b"x,y\n1,2\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 500, b"image\n\xff\xfe", b'a,"b\nc', b"x,y\n1,2\n", b"image,height\na.tif," + b"9" * 400]
+)
 def test_a_broken_summary_is_said_and_all_is_done_again(settings, capsys, content):
     segment.main(settings)
     whole = summary_of(settings).drop(columns="seconds")
@@ -381,3 +383,10 @@ def test_two_at_once_in_one_folder(at_work, tmp_path):
     third = enter("3/3")
     third.close(done=True)
     assert (tmp_path / "out" / ".unfinished").is_dir()  # the others are at work
+
+
+def test_an_absurd_resolution_is_named_before_memory_is_asked_for(settings):
+    with pytest.raises(SystemExit):
+        segment.main(replace(settings, mpp=0.5, image_mpp=1e300))
+    errors = pd.read_csv(settings.output / "summary.csv").error
+    assert errors.str.contains("would be enlarged 2e.300 times to 0.5: is --mpp or --image-mpp wrong").all()

@@ -5,8 +5,10 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from GenSelfDiff.instances import InstanceSettings, to_instances
+from GenSelfDiff.targets import decode, from_bytes, target_maps, to_bytes
 from GenSelfDiff.whole_image.blocks import Blocks
-from GenSelfDiff.whole_image.objects import join_blocks, label_blocks
+from GenSelfDiff.whole_image.objects import MARGINS, join_blocks, label_blocks
+from tests.GenSelfDiff.touching import crowd
 
 SETTINGS = InstanceSettings()
 
@@ -32,12 +34,13 @@ def nuclei(size, number, seed):
     return class_map
 
 
-def blocked(folder, class_map, size, method, settings=SETTINGS):
-    """The objects, and their numbers as one map."""
+def blocked(folder, class_map, size, method, settings=SETTINGS, maps=()):
+    """The objects, and their numbers as one map; `maps`: those of the network's targets, as bytes."""
     blocks = Blocks(folder / f"{method}_{size}", *class_map.shape, size)
     for i in range(len(blocks)):
         left, top, right, bottom = blocks.box(i)
-        blocks.write("classes", i, classes=class_map[top:bottom, left:right])
+        parts = {f"map_{k}": of_target[top:bottom, left:right] for k, of_target in enumerate(maps)}
+        blocks.write("classes", i, classes=class_map[top:bottom, left:right], **parts)
     calls = []
     label_blocks(blocks, method, settings, lambda: calls.append(1))
     objects = join_blocks(blocks, method, settings.minimum_area, lambda: calls.append(1))
@@ -45,8 +48,7 @@ def blocked(folder, class_map, size, method, settings=SETTINGS):
     numbers = np.zeros(class_map.shape, np.int64)
     for i in range(len(blocks)):
         left, top, right, bottom = blocks.box(i)
-        margin = {"components": 2, "watershed": 128}[method]
-        outer = blocks.box(i, margin)
+        outer = blocks.box(i, MARGINS[method])
         inside = np.s_[top - outer[1] : bottom - outer[1], left - outer[0] : right - outer[0]]
         numbers[top:bottom, left:right] = objects.renumber(i, blocks.read("labels", i, "labels"))[inside]
     return objects, numbers
@@ -108,6 +110,24 @@ def test_the_watershed_divides_nuclei_as_in_the_whole_image(tmp_path, size):
     whole = to_instances(class_map.astype(int), "watershed", SETTINGS)
     objects, numbers = blocked(tmp_path, class_map, size, "watershed")
     assert same_partition(whole, numbers) and len(objects) == whole.max() > 80
+
+
+@pytest.mark.parametrize("size", [150, 211])
+@pytest.mark.parametrize("method", ["border", "hv"])
+def test_maps_of_targets_divide_nuclei_as_in_the_whole_image(tmp_path, method, size):
+    """Also where they are not those of the truth, but blurred and noisy as a network's."""
+    truth = crowd(400, 170, 0)
+    noise = np.random.default_rng(0).normal(0, 0.15, (3, 400, 400))
+    maps = np.stack([gaussian_filter(m.astype(float), 1.2) for m in target_maps(method, truth)])
+    maps = to_bytes(maps + noise[: len(maps)])
+    class_map = (truth > 0).astype(np.uint8)
+    whole = decode(class_map.astype(int), from_bytes(maps), method, SETTINGS)
+    objects, numbers = blocked(tmp_path, class_map, size, method, maps=maps)
+    assert same_partition(whole, numbers) and len(objects) == whole.max() > 100
+    y, x = np.mgrid[:64, :64]
+    round_ = ((y - 32) ** 2 + (x - 31) ** 2 < 100).astype(np.uint8)  # over four blocks
+    objects, numbers = blocked(tmp_path / "one", round_, 32, method, maps=to_bytes(target_maps(method, round_)))
+    assert len(objects) == 1 and (numbers == round_).all()
 
 
 def test_objects_are_numbered_as_they_become_complete(tmp_path):
