@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from file_contents import check_fields, one_of, whole
 from GenSelfDiff.data import FINETUNING_RANGE
 from GenSelfDiff.devices import set_up
-from GenSelfDiff.downstream_train.Diff_Seg import Segmentation
+from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.downstream_train.labelled import LabelledData, LabelledSettings
 from GenSelfDiff.downstream_train.losses import LossName
 from GenSelfDiff.settings import read_command_line
@@ -44,17 +44,7 @@ class Settings(LabelledSettings):
     """Train a segmentation network of MONAI from scratch."""
 
     stage = "monai"
-    improved = {
-        "learning_rate": 0.001,
-        "betas": (0.9, 0.999),
-        "warm_up": 50,
-        "decay": "cosine",
-        "clip": 1.0,
-        "ema": 0.99,
-        "quarter_turns": True,
-        "stain_jitter": 0.05,
-        "input_range": (-1.0, 1.0),
-    }
+    improved = {name: value for name, value in Diff_Seg.Settings.improved.items() if name != "timestep"}
 
     network: NetworkName = "unet"
     """unet or attention"""
@@ -95,7 +85,7 @@ class MonaiNet(nn.Module):
         return self.net(F.pad(x, (0, -width % SIDE, 0, -height % SIDE), mode="replicate"))[..., :height, :width]
 
 
-class MonaiSegmentation(Segmentation):
+class MonaiSegmentation(Diff_Seg.Segmentation):
     """The stage: that of our network."""
 
     name = Settings.stage
