@@ -25,7 +25,7 @@ from experiments.grid import folder_name, run, run_all
 from experiments.pretraining_report import SEED, TRIVIAL, report
 from experiments.questions import ARMS, CHOICE_DRAWS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
 from experiments.records import ASKED, Records, hash_of_question
-from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, tested, train_and_test
+from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, tested, train_and_test, what_is_shown
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import PatchDataset, labelled_folder
@@ -81,7 +81,8 @@ class Grid:
         self.records = {split: Records(table, KEY) for split, table in tables.items()}
         patches = Patches(labelled_folder(self.data), labelled=True)
         self.size = patches.data_set.patch_size
-        self.patches = PatchDataset([patches], "train", 0).fingerprint()
+        patches.check_labels(len(patches.data_set.classes))
+        self.patches = what_is_shown(*(PatchDataset([patches], split, 0) for split in ("train", "val")))
         patches.keep_sources(max(question.steps))  # too many: said now
 
     def ask(self, arm: str, labelled: int, draw: int, rate: float) -> dict[str, Any]:

@@ -17,7 +17,16 @@ import pandas as pd
 from experiments.grid import folder_name, run, run_all
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.tables import ALL, BASELINES, CHOICE_SEED, DIFFUSION, MONAI, OURS, SelfSupervised, Size, Table, Way
-from experiments.training_runs import BATCH, SECONDS_A_TEST, about, seconds_a_step, taken, tested, train_and_test
+from experiments.training_runs import (
+    BATCH,
+    SECONDS_A_TEST,
+    about,
+    seconds_a_step,
+    taken,
+    tested,
+    train_and_test,
+    what_is_shown,
+)
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.results import MetricName, Result
 from GenSelfDiff.data import PatchDataset, labelled_folder, pretraining_folder
@@ -53,6 +62,8 @@ class TableRuns:
         self.folder, self.records_folder, self.name = runs.resolve() / size_name, records, size_name
         self.tables: dict[tuple[str, str], Records] = {}
         self.labelled = {name: Patches(labelled_folder(root), labelled=True) for name, root in roots.items()}
+        for patches in self.labelled.values():
+            patches.check_labels(len(patches.data_set.classes))
         unlabelled = {name: Patches(pretraining_folder(root)) for name, root in roots.items()}
         self.train = {name: PatchDataset([patches], "train", 0) for name, patches in self.labelled.items()}
         self.pretrain_on = {name: PatchDataset([patches], "train", 0) for name, patches in unlabelled.items()}
@@ -112,9 +123,9 @@ class TableRuns:
     def ask(self, wanted: Wanted) -> dict[str, Any]:
         """The key of a run's row, and a hash of everything else that it is asked for."""
         way, data = wanted.way, wanted.data
-        asked: list[Any] = [self.train[data].fingerprint(), BATCH, self.training_words(replace(wanted, seed=0))]
+        asked: list[Any] = [what_is_shown(self.train[data]), BATCH, self.training_words(replace(wanted, seed=0))]
         if way.start:
-            asked += [self.pretrain_on[name].fingerprint() for name in self.sources(way.start, data)]
+            asked += [what_is_shown(self.pretrain_on[name]) for name in self.sources(way.start, data)]
             asked += [self.pretraining_words(way.start, way), self.pretraining_steps(way.start, data)]
         key = (data, self.describe(way, data), wanted.labelled, wanted.seed, wanted.rate)
         return dict(zip(KEY, key, strict=True)) | {ASKED: f"asked {hash_of_question(*asked)}"}
@@ -172,7 +183,7 @@ class TableRuns:
         seed = 1 if wanted.seed == CHOICE_SEED else wanted.seed
         sources = self.sources(start, data)
         words = [self.pretraining_words(start, wanted.way), self.pretraining_steps(start, data)]
-        asked = hash_of_question(start.script, *words, *(self.pretrain_on[name].fingerprint() for name in sources))
+        asked = hash_of_question(start.script, *words, *(what_is_shown(self.pretrain_on[name]) for name in sources))
         return self.folder / "pretrained" / folder_name(Path(start.script).stem, "+".join(sources), asked, seed)
 
     def pretrain(self, wanted: Wanted) -> None:

@@ -10,7 +10,9 @@ import torch
 
 from benchmarks.tables import machine
 from experiments.grid import run
+from experiments.records import hash_of_question
 from GenSelfDiff.comparison.results import Result
+from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import pick_device
 from GenSelfDiff.unet import SegNet
 from output_folder import FolderLock
@@ -19,6 +21,11 @@ from utils_general import InputError
 BATCH = 8
 SECONDS_A_TEST = 40.0  # about: starting two scripts, testing
 PATIENCE = 20.0  # seconds after which no further step is measured
+
+
+def what_is_shown(*parts: PatchDataset) -> str:
+    """A hash of patches that are read: which there are, and what they show; labels where `check_labels` was called."""
+    return hash_of_question(*((part.fingerprint(), part.contents()) for part in parts))
 
 
 def train_and_test(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from experiments import paired, pretraining, questions, training_runs
 from experiments.paired import difference
@@ -14,7 +15,7 @@ from experiments.questions import PreTraining, Question
 from experiments.records import Records
 from GenSelfDiff import checkpoint
 from tests.experiments.in_process import run_here
-from utils_general import InputError
+from utils_general import InputError, write_png
 
 SMALL = ("--recipe", "improved", "--dim", 8, "--workers", 0)
 
@@ -174,6 +175,11 @@ def test_another_plan_is_another_question(asked, monkeypatch):
         patch.setitem(pretraining.ARMS, which[0], replace(arm, options=("--head-steps", 5)))
         assert grid.ask(*which)["asked"] != before
     assert grid.ask(which[0], 1, 1, 1e-2)["asked"] == before  # the rate is in the key
+    file = asked.data / "labelled" / "images" / "image_0.png"  # other pixels of the same index
+    pixels = np.asarray(Image.open(file)).copy()
+    pixels[0, 0] += 1
+    write_png(file, pixels)
+    assert pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"]).ask(*which)["asked"] != before
 
 
 def test_a_paired_difference_by_hand():
