@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments import grid, labels, recipes
+from tests.experiments.in_process import one_after_the_other
 from utils_general import InputError
 
 SMALL = "--dim 8 --device cpu --initial-weights pytorch"
@@ -43,8 +44,9 @@ def test_a_run_that_fails_is_explained(comparison):
         recipes.main(replace(comparison, variants=("none: --epochs 0",)))
 
 
-def test_another_number_of_epochs_is_another_run(comparison):
+def test_another_number_of_epochs_is_another_run(comparison, monkeypatch):
     """SS_diff.py would take the longer run for the shorter one, finished."""
+    one_after_the_other(monkeypatch, recipes)
     slow, idle = comparison.variants
     recipes.main(comparison)
     shorter = replace(comparison, variants=(slow.replace("--epochs 3", "--epochs 1"), idle))
@@ -97,7 +99,8 @@ def test_the_pretrained_weights_are_part_of_what_is_asked(tmp_path):
     assert grid.weights_of(["--pretrained", "scratch", "--dim", "8"]) == ""
 
 
-def test_labels(tiny_data_set, tmp_path):
+def test_labels(tiny_data_set, tmp_path, monkeypatch):
+    one_after_the_other(monkeypatch, labels)
     settings = labels.Settings(
         data=tiny_data_set, output=tmp_path / "labels", seeds=(1,), labels=(1, 2), steps=2, jobs=1,
         variants=(f"from scratch: --pretrained scratch {SMALL}",),

@@ -27,11 +27,9 @@ from experiments.tables import (
 )
 from experiments.training_runs import taken
 from file_contents import DataSet
-from GenSelfDiff import run_folder
 from GenSelfDiff.intervals import mean_interval
-from GenSelfDiff.report import results
 from tests.conftest import ROOT, write_tiny_data_set
-from tests.experiments.in_process import run_here
+from tests.experiments.in_process import one_after_the_other, run_here
 from utils_general import InputError, write_json
 
 TINY = Size(
@@ -63,12 +61,10 @@ def started(monkeypatch):
         names.append(script.rpartition("/")[2])
         run_here(script, *words, log=log)
 
+    one_after_the_other(monkeypatch, training_runs, table_runs)
     for module in (training_runs, table_runs):
         monkeypatch.setattr(module, "run", run)
-    monkeypatch.setattr(table_runs, "run_all", lambda tasks, _jobs: [task() for task in tasks])
     monkeypatch.setattr(table_runs, "WAIT", 0.0)
-    for module, name in ((results, "draw_report"), (results, "draw_images"), (run_folder, "draw_curves")):
-        monkeypatch.setattr(module, name, lambda *_: None)  # take longer than the runs
     return names
 
 

@@ -14,7 +14,7 @@ from experiments.pretraining_report import controls, dice_by_draw, judge, row_of
 from experiments.questions import PreTraining, Question
 from experiments.records import Records
 from GenSelfDiff import checkpoint
-from tests.experiments.in_process import run_here
+from tests.experiments.in_process import one_after_the_other
 from utils_general import InputError, write_png
 
 SMALL = ("--recipe", "improved", "--dim", 8, "--workers", 0)
@@ -23,9 +23,7 @@ SMALL = ("--recipe", "improved", "--dim", 8, "--workers", 0)
 @pytest.fixture
 def asked(tiny_data_set, tmp_path, monkeypatch):
     """A question of two arms, two rates and one labelled image; its runs are done one after the other."""
-    for module in (pretraining, training_runs):
-        monkeypatch.setattr(module, "run", run_here)
-    monkeypatch.setattr(pretraining, "run_all", lambda tasks, jobs: [task() for task in tasks])
+    one_after_the_other(monkeypatch, pretraining, training_runs)
     monkeypatch.setattr(pretraining, "SMALL", SMALL)
     monkeypatch.setattr(pretraining, "DIM", 8)
     monkeypatch.setattr(pretraining, "RATES", (1e-3, 1e-2))

@@ -10,6 +10,7 @@ from PIL import Image
 from experiments import robustness
 from experiments.changes import CHANGES, DYES, UNCHANGED, blurred, jpeg, reinhard, stained
 from GenSelfDiff.downstream_train import Diff_Seg
+from tests.experiments.in_process import one_after_the_other
 from utils_general import InputError
 
 
@@ -64,6 +65,7 @@ def settings(tiny_data_set, tmp_path):
 def test_runs_and_trivial_methods_under_every_change(settings, monkeypatch):
     three = {name: CHANGES[name] for name in (UNCHANGED, "haematoxylin x 0.7", "blur, 2 pixels")}
     monkeypatch.setattr(robustness, "CHANGES", three)
+    one_after_the_other(monkeypatch, robustness)
     robustness.main(settings)
     table = pd.read_csv(settings.output / "robustness.csv")
     assert table.groupby("tested", sort=False).change.apply(list).tolist() == [list(three)] * 2
