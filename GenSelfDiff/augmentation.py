@@ -1,4 +1,4 @@
-"""Augmentation of both stages, of uint8 images (3, H, W) and their labels (H, W) together."""
+"""Augmentation of both stages, of uint8 images and their labels together."""
 
 from typing import Any
 
@@ -6,15 +6,30 @@ import numpy as np
 import torch
 from skimage.color import rgb_from_hed
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
+
+from GenSelfDiff.transforms import tv_tensors, v2
 
 
-def flips(quarter_turns: bool = False) -> v2.Transform:
+class Augmentation:
+    """Transforms of torchvision, one after another, of image and label together."""
+
+    def __init__(self, *transforms: v2.Transform):
+        self.transforms = v2.Compose(transforms)
+
+    def __call__(self, item: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`item`: image uint8 (H, W, 3) and, where there is one, label (H, W); the same, changed."""
+        seen = {"image": tv_tensors.Image(item["image"].movedim(-1, 0))}
+        if "label" in item:
+            seen["label"] = tv_tensors.Mask(item["label"])
+        changed = {name: value.as_subclass(Tensor) for name, value in self.transforms(seen).items()}
+        return {**changed, "image": changed["image"].movedim(0, -1).contiguous()}
+
+
+def flips(quarter_turns: bool = False) -> Augmentation:
     """Horizontal and vertical flips, each with probability 0.5; with `quarter_turns` also turns by 0 to 270 degrees."""
     turns = [v2.RandomRotation((angle, angle)) for angle in (90, 180, 270)]
     extra = [v2.RandomChoice([v2.Identity(), *turns])] if quarter_turns else []
-    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), *extra])
+    return Augmentation(v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), *extra)
 
 
 def _blur(image: Tensor) -> Tensor:
@@ -53,7 +68,7 @@ class StainJitter(v2.Transform):
         return tv_tensors.wrap(jittered.movedim(-1, 0).contiguous(), like=image)
 
 
-def finetuning_augmentation(quarter_turns: bool = False, stain_jitter: float = 0.0) -> v2.Transform:
+def finetuning_augmentation(quarter_turns: bool = False, stain_jitter: float = 0.0) -> Augmentation:
     """The published augmentation of fine-tuning: flips, 3x3 blur and colour jitter with probability 0.3 each.
 
     The blur's sigma is fixed, 1 pixel across and 2 down, as released. With `stain_jitter`, the stains are jittered with
@@ -61,8 +76,5 @@ def finetuning_augmentation(quarter_turns: bool = False, stain_jitter: float = 0
     """
     blur = v2.Lambda(_blur, tv_tensors.Image)
     colours = v2.RandomApply([v2.ColorJitter(brightness=0.5, contrast=0.4)], p=0.3)
-    return v2.Compose([
-        flips(quarter_turns),
-        v2.RandomApply([blur], p=0.3),
-        StainJitter(stain_jitter) if stain_jitter else colours,
-    ])  # fmt: skip
+    stains = StainJitter(stain_jitter) if stain_jitter else colours
+    return Augmentation(flips(quarter_turns).transforms, v2.RandomApply([blur], p=0.3), stains)

@@ -8,15 +8,13 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from GenSelfDiff.devices import Devices, keep_freed_memory
 from GenSelfDiff.patches import Patches
@@ -30,6 +28,9 @@ FINETUNING_RANGE = (0.0, 1.0)
 FILES, FILES_A_WORKER = 32, 24
 
 SEEN = 64  # images whose pixels tell whether a run goes on with the same: a quarter of a second at 256 pixels
+
+Augment = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""Changes an item's image uint8 (H, W, 3) and, where there is one, its label (H, W); draws from PyTorch's generator."""
 
 
 def to_input(images: np.ndarray | Tensor, input_range: tuple[float, float]) -> Tensor:
@@ -71,7 +72,7 @@ class PatchDataset(Dataset):
     one byte where there are at most 256 classes: a quarter of the bytes to hand from process to process and to a GPU.
     """
 
-    def __init__(self, folders: list[Patches], split: str, seed: int, augmentation: v2.Transform | None = None):
+    def __init__(self, folders: list[Patches], split: str, seed: int, augmentation: Augment | None = None):
         self.folders, self.seed, self.augmentation = folders, seed, augmentation
         for folder in folders:
             if split == "train" and not folder.described:
@@ -126,15 +127,13 @@ class PatchDataset(Dataset):
         epoch, i = key
         patches, patch = self._patch(i)
         file, seed = str(patches.file(patch)), derived_seed(self.seed, epoch, i)
-        item = {"image": tv_tensors.Image(torch.from_numpy(sized_image(patches, patch).copy()).movedim(-1, 0))}
+        item = {"image": torch.from_numpy(sized_image(patches, patch).copy())}
         if patches.labelled:
-            item["label"] = tv_tensors.Mask(torch.from_numpy(sized_label(patches, patch).astype(label_type(patches))))
+            item["label"] = torch.from_numpy(sized_label(patches, patch).astype(label_type(patches)))
         if self.augmentation is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 item = self.augmentation(item)
-        item = {name: value.as_subclass(Tensor) for name, value in item.items()}
-        item["image"] = item["image"].movedim(0, -1).contiguous()
         return {**item, "file": file, "seed": seed}
 
 

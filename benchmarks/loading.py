@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from benchmarks.tables import machine, markdown
 from file_contents import DataSet
-from GenSelfDiff.augmentation import finetuning_augmentation, flips, tv_tensors
+from GenSelfDiff.augmentation import finetuning_augmentation, flips
 from GenSelfDiff.data import (
     EpochBatches,
     PatchDataset,
@@ -277,11 +277,11 @@ def parts(folder: Path, settings: Settings) -> dict[str, float]:
         found[f"label {where}"] = cost(source.label)
     found["a seed, and the random state that is put back"] = milliseconds(seeded, settings.seconds)
     item = PatchDataset([decoded], "train", SPLIT_SEED)[0, 0]
-    image, label = tv_tensors.Image(item["image"].movedim(-1, 0)), tv_tensors.Mask(item["label"])
     for recipe in settings.recipes:
         for stage in AUGMENTATIONS:
-            change, inputs = AUGMENTATIONS[stage](recipe), (image, label) if stage == "finetune" else (image,)
-            found[f"augmentation of {stage}, {recipe}"] = cost(lambda _, do=change, inputs=inputs: do(*inputs))
+            change = AUGMENTATIONS[stage](recipe)
+            changed = {name: item[name] for name in (("image", "label") if stage == "finetune" else ("image",))}
+            found[f"augmentation of {stage}, {recipe}"] = cost(lambda _, do=change, changed=changed: do(changed))
     found |= hand_over(item, settings, devices)
     together = torch.stack([item["image"]] * settings.batch_size)
     found["to the network's input, on a CPU"] = cost(lambda _: to_input(together, RANGE)) / settings.batch_size

@@ -6,9 +6,10 @@ import torch
 from skimage.color import rgb_from_hed
 
 from GenSelfDiff import augmentation
-from GenSelfDiff.augmentation import StainJitter, finetuning_augmentation, flips, tv_tensors
+from GenSelfDiff.augmentation import StainJitter, finetuning_augmentation, flips
 from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.patches import Patches
+from GenSelfDiff.transforms import tv_tensors
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def drawn(image, times=400):
     augmented = finetuning_augmentation()
     for seed in range(times):
         torch.manual_seed(seed)
-        yield augmented(tv_tensors.Image(image.clone())).float()
+        yield augmented({"image": image.movedim(0, -1).clone()})["image"].movedim(-1, 0).float()
 
 
 def test_the_blur_is_the_released_one():

@@ -4,10 +4,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
-import GenSelfDiff
+from GenSelfDiff import transforms
 from torchvision.extension import _has_ops
-from torchvision.transforms import v2
-print(_has_ops(), hasattr(GenSelfDiff, "_declared"))
+print(_has_ops(), hasattr(transforms, "_declared"))
 """
 
 
