@@ -22,7 +22,7 @@ def comparison(tiny_data_set, tmp_path):
     )  # fmt: skip
 
 
-def test_recipes(comparison, capsys):
+def test_recipes(comparison, capsys, forked):
     recipes.main(comparison)
     table = pd.read_csv(comparison.output / "recipes.csv").set_index("recipe")
     history = pd.read_csv(comparison.output / "slow_1" / "history.csv")
@@ -43,7 +43,7 @@ def test_a_run_that_fails_is_explained(comparison):
         recipes.main(replace(comparison, variants=("none: --epochs 0",)))
 
 
-def test_another_number_of_epochs_is_another_run(comparison):
+def test_another_number_of_epochs_is_another_run(comparison, forked):
     """SS_diff.py would take the longer run for the shorter one, finished."""
     slow, idle = comparison.variants
     recipes.main(comparison)
@@ -97,7 +97,7 @@ def test_the_pretrained_weights_are_part_of_what_is_asked(tmp_path):
     assert grid.weights_of(["--pretrained", "scratch", "--dim", "8"]) == ""
 
 
-def test_labels(tiny_data_set, tmp_path):
+def test_labels(tiny_data_set, tmp_path, forked):
     settings = labels.Settings(
         data=tiny_data_set, output=tmp_path / "labels", seeds=(1,), labels=(1, 2), steps=2, jobs=1,
         variants=(f"from scratch: --pretrained scratch {SMALL}",),

@@ -19,7 +19,7 @@ SMALL = ("--recipe", "improved", "--dim", 8, "--workers", 0)
 
 
 @pytest.fixture
-def asked(tiny_data_set, tmp_path, monkeypatch):
+def asked(tiny_data_set, tmp_path, monkeypatch, forked):
     """A question of two arms, two rates and one labelled image."""
     monkeypatch.setattr(pretraining, "SMALL", SMALL)
     monkeypatch.setattr(pretraining, "DIM", 8)

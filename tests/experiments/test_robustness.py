@@ -61,7 +61,7 @@ def settings(tiny_data_set, tmp_path):
     return robustness.Settings(data=tiny_data_set, runs=(run,), output=tmp_path / "out", jobs=1)
 
 
-def test_runs_and_trivial_methods_under_every_change(settings, monkeypatch):
+def test_runs_and_trivial_methods_under_every_change(settings, monkeypatch, forked):
     three = {name: CHANGES[name] for name in (UNCHANGED, "haematoxylin x 0.7", "blur, 2 pixels")}
     monkeypatch.setattr(robustness, "CHANGES", three)
     robustness.main(settings)
