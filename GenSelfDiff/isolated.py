@@ -4,7 +4,7 @@ Readers written in C, as SciPy's of MATLAB files and OpenSlide, crash on some da
 them: no exception tells which file it was. `isolated` makes one line of such a death.
 
 The other process is started anew, not forked, so that threads, CUDA and a data loader's workers do not matter to it. It
-imports nothing but what the function needs: 0.1 s for Python itself, and with a function of this package PyTorch.
+imports nothing but what the function needs: 0.1 s for Python itself.
 """
 
 import pickle

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.io
 
 from file_contents import DataSet, check_name
 from GenSelfDiff.isolated import isolated
@@ -84,6 +83,8 @@ class ReleasedLayout:
 
 def _read_data(path: Path) -> np.ndarray:
     """The array `data` of a MATLAB file: class indices uint8. SciPy's reader crashes on some damaged files."""
+    import scipy.io  # a quarter of a second, which no other layout needs
+
     try:
         content = isolated(partial(scipy.io.loadmat, variable_names=["data"]), path, what=str(path))
         data = content["data"]

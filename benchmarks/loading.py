@@ -103,6 +103,7 @@ def originals(data: Path, folder: Path) -> tuple[list[tuple[Path, Path]], int]:
         patches = Patches(labelled_folder(data), labelled=True)
         pairs = [(patches.image(i), patches.label(i)) for i in patches.index.patch[:LINKED]]
     else:
+        print(f"{labelled_folder(data)} does not exist: patches of a picture of scikit-image are used")
         whole = immunohistochemistry()
         corners = [(y, x) for y in range(0, 257, 64) for x in range(0, 257, 64)]
         images = [whole[y : y + 256, x : x + 256] for y, x in corners]
@@ -183,6 +184,7 @@ def measure(folder: Path, case: Case, settings: Settings) -> dict[str, Any]:
     validation = PatchDataset([patches], "val", SPLIT_SEED)
     for dataset in (training, validation):
         dataset.fingerprint()
+        dataset.contents()
     if case.cache:
         read_decoded(patches, case.workers)
     batches = EpochBatches(len(training), settings.batch_size, SPLIT_SEED, devices, shuffle=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+import GenSelfDiff.transforms  # noqa: F401  # lets torchvision be imported, which the peers do
 from benchmarks.plain import make_plain
 from GenSelfDiff.diffusion import GaussianDiffusion
 from GenSelfDiff.unet import DIM_MULTS, DiffusionNet

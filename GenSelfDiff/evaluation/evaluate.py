@@ -288,7 +288,7 @@ def patches_to_test(root: Path, split: TestSplit = "test") -> Patches:
             raise InputError(f"{patches.folder} holds no image out of training: there is no --split val to test on")
         return patches
     folder = root if (root / released_layout.LABELS).is_file() else root / "test"
-    if not folder.is_dir():
+    if root.is_dir() and not folder.is_dir():  # else `Patches` says that it does not exist
         raise InputError(f"{root} has no folder test: its preprocessing made no labelled test patches")
     patches = Patches(folder, labelled=True)
     if not patches.described:  # nothing was divided: all of it is to test

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from file_contents import DataSet
+from GenSelfDiff import run_folder
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
@@ -47,6 +48,12 @@ def threshold(images):
 def no_report(monkeypatch):
     """Tests in this process draw no report, which takes a second each: test_report.py looks at it."""
     monkeypatch.setattr(report, "draw_report", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Runs in this process draw no curves, which takes as long as a tiny run; test_training.py looks at them."""
+    monkeypatch.setattr(run_folder, "draw_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,15 @@
 
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 
 import pandas as pd
@@ -66,11 +69,17 @@ def descendants(pid):
     return ids
 
 
-def fork(settings, rank=0, processes=1, port=0):
-    """Start a run in a process that has imported everything; with `processes`, as one of them, as torchrun does."""
+def fork_server():
+    """What makes processes that are forked from one that has imported everything."""
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "matplotlib.pyplot"])
+    context.set_forkserver_preload([__name__, "GenSelfDiff.test.test_script", "matplotlib.pyplot"])
+    return context
+
+
+def fork(settings, rank=0, processes=1, port=0):
+    """Start a run in a process that has imported everything; with `processes`, as one of them, as torchrun does."""
+    context = fork_server()
     job = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     process = context.Process(target=_run, args=(settings, job if processes > 1 else {}))
     process.start()
@@ -80,6 +89,43 @@ def fork(settings, rank=0, processes=1, port=0):
 def _run(settings, job):
     os.environ |= {name: str(value) for name, value in job.items()}
     MAINS[type(settings)](settings)
+
+
+class ForkedScript:
+    """A script and its words as `subprocess.Popen` starts them, in a process that has imported everything."""
+
+    def __init__(self, command, stdout=None, stderr=None, **_):
+        _, script, *words = command
+        streams = [DupFd(stream.fileno() if stream else number) for number, stream in ((1, stdout), (2, stderr))]
+        self.process = fork_server().Process(target=_run_script, args=(script, words, streams))
+        self.process.start()
+        self.send_signal = partial(os.kill, self.process.pid)
+
+    @property
+    def returncode(self):
+        """None while it runs."""
+        return self.process.exitcode
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self):
+        self.process.join()
+        return self.returncode
+
+    @classmethod
+    def run(cls, command, **options):
+        """As `subprocess.run`."""
+        script = cls(command, **options)
+        script.wait()
+        return script
+
+
+def _run_script(script, words, streams):
+    for number, stream in enumerate(streams, 1):
+        os.dup2(stream.detach(), number)
+    sys.argv = [script, *words]
+    runpy.run_path(script, run_name="__main__")
 
 
 def fork_together(settings, processes=2):

@@ -213,8 +213,9 @@ def test_a_run_reads_the_copy_not_the_files(pretraining, monkeypatch):
     monkeypatch.setattr(data, "SEEN", 0)
     SS_diff.main(replace(pretraining, cache=True, epochs=1))
     monkeypatch.setattr(IndexedLayout, "image", lambda *_: pytest.fail("a file was decoded"))
-    SS_diff.main(replace(pretraining, cache=True, epochs=2, workers=1))
-    assert (Path(pretraining.run_name) / "last.pth").is_file()
+    another = replace(pretraining, cache=True, epochs=2, workers=1, run_name=f"{pretraining.run_name}_again")
+    SS_diff.main(another)
+    assert (Path(another.run_name) / "last.pth").is_file()
 
 
 def test_a_truncated_image_ends_in_one_line(pretraining, tiny_data_set):

@@ -177,6 +177,7 @@ def test_predicting_needs_neither_metrics_nor_matplotlib(modules):
     assert set(modules) <= set(imported)
     rooms = (
         "matplotlib",
+        "torchvision",
         "GenSelfDiff.evaluation",
         "GenSelfDiff.report",
         "GenSelfDiff.comparison",

@@ -62,3 +62,11 @@ def test_what_computes_needs_no_matplotlib():
     imports = ", ".join(f"GenSelfDiff.{module}" for module in modules)
     program = f"import sys, {imports}; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_preprocessing_needs_no_pytorch():
+    """It would take seconds to import."""
+    scripts = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in ROOT.glob("pre_process/*/*.py")]
+    program = f"import sys, {', '.join(scripts)}; sys.exit('torch' in sys.modules)"
+    assert len(scripts) >= 5
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

@@ -23,7 +23,7 @@ from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import Devices
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.downstream_train.labelled import dice_sums
-from GenSelfDiff.history import MetricMeans
+from GenSelfDiff.history import MetricMeans, draw_curves
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
 from tests.GenSelfDiff.runs import assert_same_run, command, history, start
@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 VAL = [(0, i) for i in range(4)]  # the held-out patches of the tiny data set
 
 
-def test_a_run_leaves_everything_it_should(pretraining, capsys):
+def test_a_run_leaves_everything_it_should(pretraining, capsys, monkeypatch):
+    monkeypatch.setattr(run_folder, "draw_curves", draw_curves)  # as it is outside of the tests
     SS_diff.main(replace(pretraining, sample_every=3, timesteps=100))
     folder = Path(pretraining.run_name)
     names = {"best.pth", "last.pth", "settings.json", "history.csv", "curves.png", "sample_epoch_3.png"}

@@ -1,18 +1,31 @@
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pandas as pd
 import pytest
 
 from benchmarks import loading
-from benchmarks.loading import Settings, main, make_data_set, processor_seconds
+from benchmarks.loading import Settings, in_new_process, main, make_data_set, processor_seconds
 from GenSelfDiff.patches import Patches
+from tests.GenSelfDiff.runs import fork_server
 
 ROW = {"workers": 1, "patches/s": 1.0}
 
 
-def test_the_tables_have_a_row_for_each_case_and_part(tmp_path, capsys):
+def in_forked_process(function, *arguments):
+    """As `in_new_process`, without the seconds that it takes to import what is needed."""
+    with ProcessPoolExecutor(1, fork_server()) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def test_a_new_process_is_another():
+    assert in_new_process(os.getpid) != os.getpid()
+
+
+def test_the_tables_have_a_row_for_each_case_and_part(tmp_path, capsys, monkeypatch):
     """On a picture of scikit-image, since the data set is not there."""
+    monkeypatch.setattr(loading, "in_new_process", in_forked_process)
     settings = Settings(
         data=tmp_path / "none", counts=(40,), recipes=("improved",), workers=(1,), seconds=0.1,
         output=tmp_path / "results", device="cpu",

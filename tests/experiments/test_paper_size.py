@@ -21,7 +21,7 @@ def settings(tiny_data_set, tmp_path):
     """8 training patches of 16 pixels, 4 held out, in each stage."""
     return Settings(
         data=tiny_data_set, output=tmp_path / "out", dim=8, batch_size=4, pretrain_epochs=20, finetune_epochs=10,
-        minutes=10, reserve_minutes=2, precision="float32", device="cpu", workers=0, images=2, measure_seconds=8,
+        minutes=10, reserve_minutes=2, precision="float32", device="cpu", workers=0, images=2,
     )  # fmt: skip
 
 
@@ -111,9 +111,9 @@ def options(settings):
     return words
 
 
-def test_killed_and_continued_it_ends_with_the_table(settings, run_script_file):
+def test_killed_and_continued_it_ends_with_the_table(settings, forked, capsys):
     """The measurement and the first pre-training are interrupted; both networks are fine-tuned for as many epochs."""
-    settings = replace(settings, recipes=("paper",), finetune_epochs=4, pretrain_epochs=3)
+    settings = replace(settings, recipes=("paper",), finetune_epochs=4, pretrain_epochs=3, minutes=100)
     command = [sys.executable, ROOT / "experiments" / "paper_size.py", *options(settings)]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL) as process:
         while not (settings.output / "runs" / "paper_pre-training" / "last.pth").is_file():
@@ -123,7 +123,8 @@ def test_killed_and_continued_it_ends_with_the_table(settings, run_script_file):
     assert process.returncode == 130
     before = read_json(settings.output / "record.json")
     assert before["seconds"] > 1 and "measured" in before["notes"]
-    said = run_script_file("experiments/paper_size.py", *options(settings)).stdout
+    paper_size.main(settings)
+    said = capsys.readouterr().out
     assert "3 of 3 epochs" not in said  # planned in the first call
     assert "4 of 4 epochs (100%) fit" in said
     after = read_json(settings.output / "record.json")
@@ -138,7 +139,7 @@ def test_killed_and_continued_it_ends_with_the_table(settings, run_script_file):
     assert not list(shown.rglob("*.pth")) and not (settings.output / "runs" / "measure_a_step").exists()
     assert table["share of pre-training"].tolist()[2] == 1 and table["share of fine-tuning"].notna().sum() == 2
     times = {f: f.stat().st_mtime_ns for f in (settings.output / "runs").rglob("*.pth")}
-    run_script_file("experiments/paper_size.py", *options(settings))  # all is there: nothing is trained again
+    paper_size.main(settings)  # all is there: nothing is trained again
     assert {f: f.stat().st_mtime_ns for f in (settings.output / "runs").rglob("*.pth")} == times
     with pytest.raises(InputError, match=r"holds an experiment with another dim \(8, now 16\)"):
         paper_size.main(replace(settings, dim=16))

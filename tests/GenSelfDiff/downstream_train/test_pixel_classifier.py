@@ -14,19 +14,31 @@ from GenSelfDiff.feature_net import FeatureNet, agreed
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.test import segment, test_script
 from GenSelfDiff.unet import BLOCKS, DiffusionNet
+from tests.conftest import write_tiny_data_set
 from tests.GenSelfDiff.runs import history
 from utils_general import InputError
 
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """The name of a tiny run of pre-training. Not to be changed."""
+    root = tmp_path_factory.mktemp("pretrained")
+    settings = SS_diff.Settings(
+        data=(write_tiny_data_set(root / "tiny"),), run_name=str(root / "pre"), epochs=1, batch_size=4, dim=8,
+        workers=0, initial_weights="pytorch", sample_every=0, device="cpu", learning_rate=1e-3,
+    )  # fmt: skip
+    SS_diff.main(settings)
+    return settings.run_name
+
+
 @pytest.fixture
-def features(finetuning, pretraining):
+def features(finetuning, pretrained):
     """Settings of a tiny run on the features of a pre-trained network."""
-    SS_diff.main(replace(pretraining, epochs=1))
     shared = {n: getattr(finetuning, n) for n in ("data", "epochs", "batch_size", "workers", "device")}
     return pixel_classifier.Settings(
-        **shared, pretrained=pretraining.run_name, run_name=f"{finetuning.run_name}_features",
+        **shared, pretrained=pretrained, run_name=f"{finetuning.run_name}_features",
         noise_levels=(5, 50), members=3, hidden=(8, 6), learning_rate=1e-2,
     )  # fmt: skip
 
