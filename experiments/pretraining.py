@@ -118,7 +118,7 @@ class Grid:
             for n in numbers
             for draw in range(1, self.question.draws[n] + 1)
             for arm in self.arms
-            if n in self.question.only.get(arm, (n,))
+            if draw <= self.question.draws_of(arm).get(n, 0)
         ]
 
     def tests(self) -> list[dict[str, Any]]:

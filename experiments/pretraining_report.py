@@ -53,9 +53,17 @@ def row_of(table: pd.DataFrame, question: Question, arm: str, labelled: int) -> 
     return row | compared(table, question, arm, question.arms[0], labelled)
 
 
-def compared(table: pd.DataFrame, question: Question, arm: str, other: str, labelled: int) -> dict[str, Any]:
-    """The difference in Dice of two arms over the draws that both have; nothing where there are none."""
-    ours, theirs = (dice_by_draw(table, name, labelled) for name in (arm, other))
+def compared(
+    table: pd.DataFrame, question: Question, arm: str, other: str, labelled: int, part: str = ""
+) -> dict[str, Any]:
+    """The difference in Dice of two arms over the draws that both have; nothing where there are none.
+
+    Of the test images whose names begin with `part` alone.
+    """
+    ours, theirs = (
+        found[[name for name in found if name.startswith(f"Dice {part}")]]
+        for found in (dice_by_draw(table, name, labelled) for name in (arm, other))
+    )
     shared = ours.index.intersection(theirs.index)
     if arm == other or not len(shared):
         return {}
@@ -100,6 +108,17 @@ def controls(table: pd.DataFrame, question: Question) -> list[dict[str, Any]]:
     return rows
 
 
+def parts(table: pd.DataFrame, question: Question) -> list[dict[str, Any]]:
+    """Each arm against the first on the test images of each part alone: does a gain grow where images are others?"""
+    return [
+        {"labelled images": n, "arm": arm, "test images": part, **told}
+        for n in sorted(question.draws)
+        for arm in question.arms
+        for part in question.parts
+        if (told := compared(table, question, arm, question.arms[0], n, part))
+    ]
+
+
 def draw_curves(table: pd.DataFrame, question: Question, path: Path) -> None:
     """Mean Dice over the number of labelled images, every draw a dot."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
@@ -129,7 +148,7 @@ def choices(table: pd.DataFrame, question: Question) -> pd.DataFrame:
 
 
 def report(question: Question, chosen: pd.DataFrame, tested: pd.DataFrame, output: Path) -> None:
-    """Write choices.csv and .md of the runs on development images; table, controls and curves.png of the tests."""
+    """Write choices.csv and .md of runs on development images; table, controls, parts and curves.png of the tests."""
     written = ["choices.csv, choices.md"]
     write_table(choices(chosen, question), output / "choices")
     found = [row_of(tested, question, arm, n) for n in sorted(question.draws) for arm in question.arms]
@@ -139,7 +158,8 @@ def report(question: Question, chosen: pd.DataFrame, tested: pd.DataFrame, outpu
         written.append("table.csv, table.md, curves.png")
         write_table(pd.DataFrame([*trivial, *rows]), output / "table")
         draw_curves(tested, question, output / "curves.png")
-    if against := controls(tested, question):
-        written.append("controls.csv, controls.md")
-        write_table(pd.DataFrame(against), output / "controls")
+    for name, more in (("controls", controls(tested, question)), ("parts", parts(tested, question))):
+        if more:
+            written.append(f"{name}.csv, {name}.md")
+            write_table(pd.DataFrame(more), output / name)
     print(f"{', '.join(written)} are in {output}")

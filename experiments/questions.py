@@ -57,11 +57,17 @@ class Question:
     """labelled images when learning rates are chosen"""
     pays: float
     """the smallest gain in Dice that is called one"""
-    only: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """numbers of labelled images for arms that are not run with all"""
+    only: dict[str, dict[int, int]] = field(default_factory=dict)
+    """how many draws of each number of labelled images, for arms that are not run with all"""
+    parts: tuple[str, ...] = ()
+    """beginnings of the names of test images that come from elsewhere, each told apart"""
     judged: str = ""
     """the arm whose difference from the first, with `chosen_with` labelled images, the question is about, as said
     before any test; all other differences are adjusted for their number"""
+
+    def draws_of(self, arm: str) -> dict[int, int]:
+        """How many draws of each number of labelled images of an arm are tested."""
+        return self.only.get(arm, self.draws)
 
     @property
     def primary(self) -> tuple[str, int]:
@@ -109,8 +115,9 @@ QUESTIONS = {
         **GLAS,
         draws={2: 10, 4: 10, 8: 5, 16: 3, 75: 3},
         steps={2: 300, 4: 300, 8: 300, 16: 300, 75: 600},
-        arms=("scratch", "scratch, whole compute", "P2", "P2, block kept", "low noise", "low noise, shuffled"),
-        only={"scratch, whole compute": (4,)},
+        arms=("scratch", "scratch, whole compute", "P2", "low noise", "low noise, shuffled"),
+        only={"scratch, whole compute": {4: 3}, "P2": {4: 10}},
+        parts=("testA", "testB"),
         judged="low noise",
     ),
     "GlaS-features": Question(

@@ -47,6 +47,8 @@ class PatchSettings:
     """height and width of a patch in pixels, a multiple of 8"""
     stride: int = 64
     """pixels from one patch to the next"""
+    test_stride: int | None = None
+    """the same of the patches in test/; as `stride` if not given"""
     border_windows: bool | None = None
     """add patches flush with the right and bottom border where the windows would leave a rest of the image unused; if
     not given, with the protocol official, whose figures are of whole images, and not with the paper's"""
@@ -65,8 +67,9 @@ class PatchSettings:
         """Raise `InputError` for a size or stride that cannot work."""
         if self.patch_size < SIDE_MULTIPLE or self.patch_size % SIDE_MULTIPLE:
             raise InputError(f"--patch-size {self.patch_size}: the network wants a multiple of {SIDE_MULTIPLE}")
-        if self.stride < 1:
-            raise InputError(f"--stride {self.stride}: at least 1 pixel is wanted")
+        for name, stride in (("--stride", self.stride), ("--test-stride", self.test_stride)):
+            if stride is not None and stride < 1:
+                raise InputError(f"{name} {stride}: at least 1 pixel is wanted")
         at_least(self, mpp=1e-3, downscale=1, working_mpp=1e-3, validation_images=0)
         if self.working_mpp is not None and (self.mpp is None or self.downscale != 1):
             raise InputError("--working-mpp wants the images' --mpp, and no --downscale beside it")
@@ -77,6 +80,10 @@ class PatchSettings:
     def factor(self) -> float:
         """How many times smaller the images are made, in each direction."""
         return self.downscale if self.working_mpp is None else self.working_mpp / self.mpp
+
+    def of(self, folder: str) -> "PatchSettings":
+        """The settings that the patches of one of the data set's folders are cut with."""
+        return replace(self, stride=self.test_stride) if folder == "test" and self.test_stride else self
 
 
 @dataclass(frozen=True)
@@ -226,7 +233,8 @@ def write_data_set(
         summary = _check(settings, classes, folders)
         with tqdm(total=int(summary.patches.sum()), desc="cutting", unit="patch", disable=None) as bar:
             for folder, sources in folders.items():
-                _write_folder(root / folder, settings, classes, sources, _splits(folder, sources, settings), bar)
+                splits = _splits(folder, sources, settings)
+                _write_folder(root / folder, settings.of(folder), classes, sources, splits, bar)
         write_json(root / "dataset.json", asdict(data_set))
     table = summary.groupby(["folder", "split"], sort=False).sum(min_count=1).reset_index()
     table["instances"] = ["-" if pd.isna(n) else n for n in table.instances]
@@ -266,7 +274,8 @@ def _check(settings: PatchSettings, classes: list[str], folders: dict[str, list[
                 native = source.read(settings, classes, told := [])
                 for remark in told:
                     remarks[remark].append(source.file)
-                patches = len(window_positions(reduced_shape(native.image.shape[:2], settings.factor), settings))
+                shape = reduced_shape(native.image.shape[:2], settings.factor)
+                patches = len(window_positions(shape, settings.of(folder)))
                 instances = pd.NA if native.instances is None else np.count_nonzero(np.unique(native.instances))
                 rows.append((folder, split, 1, patches, instances))
                 bar.update()

@@ -80,6 +80,7 @@ PATCHES = {
     "output": ("elsewhere/output", "folder"),
     "patch_size": (16, "dataset.json"),
     "stride": (4, "*/index.csv"),
+    "test_stride": (4, "test/index.csv"),
     "border_windows": (True, "*/index.csv"),
     "mpp": (0.7, "dataset.json"),
     "downscale": (2.0, "test/images/image_0.png"),

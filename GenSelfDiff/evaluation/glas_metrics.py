@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable
 from functools import cache, partial
 
+import cv2
 import numpy as np
-from scipy.spatial import KDTree
+from scipy.ndimage import find_objects
 
 from GenSelfDiff.evaluation.object_pairs import Pairs, best_of_each
 from GenSelfDiff.evaluation.pixel_metrics import ratio
@@ -60,35 +61,32 @@ def glas_metrics(counts: np.ndarray, objects: np.ndarray) -> dict[str, np.ndarra
 
 
 class _Objects:
-    """The pixels of every object of one map, sorted by object, and what the other map has there."""
+    """Every object of one map: where it lies, and how far it reaches."""
 
-    def __init__(self, numbers: np.ndarray, other: np.ndarray):
-        """Two maps (H, W) with consecutive numbers."""
-        self.points, self.ends, self.beneath = self._sorted(numbers, numbers > 0, other)
+    def __init__(self, numbers: np.ndarray):
+        """A map (H, W) with consecutive numbers."""
+        self.numbers = numbers
+        self.boxes = np.array([[(s.start, s.stop) for s in box] for box in find_objects(numbers)])  # (N, 2, 2)
         framed = np.pad(numbers, 1)
         neighbours = framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:]
-        inner = np.logical_and.reduce([numbers == n for n in neighbours])
-        self.edge, self.edge_ends, _ = self._sorted(numbers, (numbers > 0) & ~inner, other)
+        edge = (numbers > 0) & ~np.logical_and.reduce([numbers == n for n in neighbours])
+        order = np.argsort(numbers[edge], kind="stable")
+        begins = np.searchsorted(numbers[edge][order], np.arange(1, 1 + len(self.boxes)))
         # How far each object reaches in some directions, (N, 16): two are at least the largest difference apart.
         angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
-        self.reach = np.maximum.reduceat(self.edge @ np.stack([np.cos(angles), np.sin(angles)]), self.edge_ends[:-1])
-        self.tree = cache(self._tree)
-
-    @staticmethod
-    def _sorted(numbers: np.ndarray, mask: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Coordinates (N, 2) of a mask's pixels sorted by object; where each begins and ends; the other map there."""
-        order = np.argsort(numbers[mask], kind="stable")
-        return np.argwhere(mask)[order], np.bincount(numbers[mask]).cumsum(), other[mask][order]
-
-    def _tree(self, i: int) -> KDTree:
-        """The pixel of an object that is nearest to one outside it has a neighbour (of 4) that is not the object's."""
-        return KDTree(self.edge[self.edge_ends[i] : self.edge_ends[i + 1]])
+        directions = np.stack([np.cos(angles), np.sin(angles)])
+        self.reach = np.maximum.reduceat(np.argwhere(edge)[order] @ directions, begins)
 
     def farthest(self, i: int, other: "_Objects", j: int) -> float:
         """The largest distance from a pixel of object i to the nearest of object j of the other map; both from 0."""
-        mine = slice(self.ends[i], self.ends[i + 1])
-        outside = self.points[mine][self.beneath[mine] != j + 1]
-        return float(other.tree(j).query(outside)[0].max()) if len(outside) else 0.0
+        boxes = np.stack([self.boxes[i], other.boxes[j]])
+        both = tuple(slice(low, high) for low, high in zip(boxes[..., 0].min(0), boxes[..., 1].max(0), strict=True))
+        theirs = other.numbers[both] == j + 1
+        outside = (self.numbers[both] == i + 1) & ~theirs
+        if not outside.any():
+            return 0.0
+        distances = cv2.distanceTransform((~theirs).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        return math.sqrt(round(float(distances[outside].max()) ** 2))  # whole squares, but for float32's rounding
 
 
 def object_distances(
@@ -103,7 +101,7 @@ def object_distances(
     if not len(partner_of_true) or not len(partner_of_predicted):
         diagonal = math.hypot(*truth.shape)
         return np.full(len(partner_of_true), diagonal), np.full(len(partner_of_predicted), diagonal)
-    true, predicted = _Objects(truth, prediction), _Objects(prediction, truth)
+    true, predicted = _Objects(truth), _Objects(prediction)
 
     @cache  # most partners are each other's
     def distance(i: int, j: int) -> float:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments import paired, pretraining, questions, training_runs
 from experiments.paired import difference
-from experiments.pretraining_report import controls, dice_by_draw, judge, row_of
+from experiments.pretraining_report import controls, dice_by_draw, judge, parts, row_of
 from experiments.questions import PreTraining, Question
 from experiments.records import Records
 from GenSelfDiff import checkpoint
@@ -96,7 +96,9 @@ def test_all_arms_of_a_question_are_known_and_their_choices_are_of_equal_number(
         assert all(not arm.pretraining or arm.pretraining in questions.PRETRAININGS for arm in arms)
         assert {*question.draws, question.chosen_with} == {*question.steps}
         assert not {*range(1, 1 + max(question.draws.values(), default=0))} & {*questions.CHOICE_DRAWS}
-        assert not {number for numbers in question.only.values() for number in numbers} - {*question.draws}
+        for arm in question.only:
+            assert arm in question.arms and question.draws_of(arm).items() != question.draws.items()
+            assert all(draws <= question.draws[n] for n, draws in question.draws_of(arm).items())
         assert all(min(question.steps.values()) + arm.more_steps > 0 for arm in arms)
         assert arms[0].start == "scratch" and question.judged in ("", *question.arms)
 
@@ -264,6 +266,15 @@ def test_pre_training_against_its_controls():
         ("low noise", "scratch, whole compute", 0.01),
         ("low noise", "low noise, shuffled", 0.03),
     ]
+
+
+def test_each_part_of_the_test_images_is_told_apart():
+    """Better by 0.05 in "Dice a" alone."""
+    question = Question("x", "x", {4: 4}, {4: 1}, ("scratch", "P2"), chosen_with=4, pays=0.02, parts=("a", "b"))
+    table = as_table(rows_with({"scratch": 0.0, "P2": 0.05}))
+    table.loc[table.arm == "P2", "Dice b"] -= 0.05
+    told = parts(table, question)
+    assert [(row["test images"], round(row["difference in Dice"], 6)) for row in told] == [("a", 0.05), ("b", 0.0)]
 
 
 def test_tests_at_several_rates_are_refused():

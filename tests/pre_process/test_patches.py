@@ -66,6 +66,16 @@ def test_border_windows_add_nothing_where_windows_fit(settings):
     assert window_positions((24, 16), replace(settings, border_windows=True)) == [(0, 0), (0, 8)]
 
 
+def test_patches_to_test_on_have_a_stride_of_their_own(settings, tmp_path, picture, capsys):
+    folders = {name: [SourceImage(tmp_path / f"{name}.png")] for name in ("labelled", "test")}
+    for (source,) in folders.values():
+        picture(source.file, 16, 32)
+    write_data_set(replace(settings, test_stride=16), "p", [], "components", folders)
+    places = {name: pd.read_csv(settings.output / name / "index.csv").x.tolist() for name in folders}
+    assert places == {"labelled": [0, 8, 16], "test": [0, 16]}
+    assert [line.split()[3] for line in capsys.readouterr().out.splitlines()[-2:]] == ["3", "2"]
+
+
 def test_paper_windows_are_144_an_image(settings):
     assert len(window_positions((1000, 1000), replace(settings, patch_size=256, stride=64))) == 144
 
@@ -248,7 +258,8 @@ def test_how_an_image_is_read_is_said_once(settings, tmp_path, capsys):
     assert notes == [f"note: {tmp_path}/a.png and 1 more: has opacity: what is transparent is taken as white"]
 
 
-@pytest.mark.parametrize(("change", "match"), [({"patch_size": 20}, "multiple of 8"), ({"stride": 0}, "at least 1")])
+@pytest.mark.parametrize(("change", "match"), [({"patch_size": 20}, "multiple of 8"), ({"stride": 0}, "at least 1"),
+                                               ({"test_stride": 0}, "--test-stride 0: at least 1")])  # fmt: skip
 def test_settings_that_cannot_work(settings, tmp_path, picture, change, match):
     picture(tmp_path / "a.png")
     refuses(replace(settings, **change), [SourceImage(tmp_path / "a.png")], match)
