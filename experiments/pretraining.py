@@ -125,6 +125,11 @@ class Grid:
         """Runs on test images, at the rates that were chosen."""
         return [self.ask(*which, self.rate(which[0])) for which in self.wanted()]
 
+    def labelled(self) -> dict[int, str]:
+        """The labelled image of each draw of one."""
+        draws = range(1, self.question.draws.get(1, 0) + 1)
+        return {draw: Patches(labelled_folder(self.data), labelled=True).keep_sources(1, draw)[0] for draw in draws}
+
     def missing(self, split: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those of the runs that are not done."""
         return [row for row in runs if row not in self.records[split]]
@@ -296,7 +301,7 @@ def main(settings: Settings) -> None:
         grid.do("test", grid.missing("test", grid.tests()))
         if grid.question.draws:
             grid.test_trivial()
-    report(grid.question, grid.records["val"].table, grid.records["test"].table, grid.output)
+    report(grid.question, grid.records["val"].table, grid.records["test"].table, grid.labelled(), grid.output)
 
 
 if __name__ == "__main__":

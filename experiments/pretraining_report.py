@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.tables import write_table
+from experiments.organs import organ_of
 from experiments.paired import difference
 from experiments.questions import ARMS, Question
 from GenSelfDiff.comparison.statistics import LEVEL, holm
@@ -119,6 +120,29 @@ def parts(table: pd.DataFrame, question: Question) -> list[dict[str, Any]]:
     ]
 
 
+def by_organ(table: pd.DataFrame, question: Question, labelled: dict[int, str]) -> list[dict[str, Any]]:
+    """Each arm against the first where one image is labelled, on test images of its organ, and of all others.
+
+    `labelled` is the image of each draw. The test images differ from draw to draw: the interval is over draws.
+    """
+    rows = []
+    for arm in question.arms[1:]:
+        ours, theirs = (dice_by_draw(table, name, 1) for name in (arm, question.arms[0]))
+        shared = [draw for draw in ours.index.intersection(theirs.index) if organ_of(labelled[draw])]
+        for where in ("the labelled organ", "other organs"):
+            pairs = []
+            for draw in shared:
+                same = [organ_of(name.removeprefix("Dice ")) == organ_of(labelled[draw]) for name in ours]
+                seen = np.array(same) == (where == "the labelled organ")
+                if seen.any():
+                    pairs.append([[found.loc[draw].to_numpy()[seen].mean()] for found in (ours, theirs)])
+            if pairs:
+                told = difference(*np.swapaxes(pairs, 0, 1))
+                rows.append({"arm": arm, "test images": where, "draws": len(pairs), "Dice": np.mean(pairs, 0)[0, 0]})
+                rows[-1] |= {"difference in Dice": told.mean, "low": told.low, "high": told.high, "p": told.p}
+    return rows
+
+
 def draw_curves(table: pd.DataFrame, question: Question, path: Path) -> None:
     """Mean Dice over the number of labelled images, every draw a dot."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
@@ -147,8 +171,13 @@ def choices(table: pd.DataFrame, question: Question) -> pd.DataFrame:
     return means.reset_index()
 
 
-def report(question: Question, chosen: pd.DataFrame, tested: pd.DataFrame, output: Path) -> None:
-    """Write choices.csv and .md of runs on development images; table, controls, parts and curves.png of the tests."""
+def report(
+    question: Question, chosen: pd.DataFrame, tested: pd.DataFrame, labelled: dict[int, str], output: Path
+) -> None:
+    """Write choices.csv and .md of runs on development images; of the tests, table, controls, parts and curves.png.
+
+    `labelled`: the image of each draw of one.
+    """
     written = ["choices.csv, choices.md"]
     write_table(choices(chosen, question), output / "choices")
     found = [row_of(tested, question, arm, n) for n in sorted(question.draws) for arm in question.arms]
@@ -158,7 +187,8 @@ def report(question: Question, chosen: pd.DataFrame, tested: pd.DataFrame, outpu
         written.append("table.csv, table.md, curves.png")
         write_table(pd.DataFrame([*trivial, *rows]), output / "table")
         draw_curves(tested, question, output / "curves.png")
-    for name, more in (("controls", controls(tested, question)), ("parts", parts(tested, question))):
+    told = {"controls": controls(tested, question), "parts": parts(tested, question)}
+    for name, more in (told | {"organs": by_organ(tested, question, labelled)}).items():
         if more:
             written.append(f"{name}.csv, {name}.md")
             write_table(pd.DataFrame(more), output / name)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments import paired, pretraining, questions, training_runs
 from experiments.paired import difference
-from experiments.pretraining_report import controls, dice_by_draw, judge, parts, row_of
+from experiments.pretraining_report import by_organ, controls, dice_by_draw, judge, parts, row_of
 from experiments.questions import PreTraining, Question
 from experiments.records import Records
 from GenSelfDiff import checkpoint
@@ -275,6 +275,27 @@ def test_each_part_of_the_test_images_is_told_apart():
     table.loc[table.arm == "P2", "Dice b"] -= 0.05
     told = parts(table, question)
     assert [(row["test images"], round(row["difference in Dice"], 6)) for row in told] == [("a", 0.05), ("b", 0.0)]
+
+
+def test_a_gain_on_other_organs_than_the_labelled_one():
+    """Better by 0.1 and 0.3 on the kidney alone; the breast is labelled in draw 1, the kidney in draw 2.
+
+    Other organs: of draw 1 the kidney, +0.1, of draw 2 the breast, 0: 0.05 in the mean. Its own: 0 and 0.3.
+    """
+    breast, kidney = "Dice TCGA-AO-A0J2-01A", "Dice TCGA-GL-6846-01A"
+    rows = [
+        {"arm": arm, "labelled images": 1, "draw": draw, "learning rate": 1e-3, breast: 0.5, kidney: 0.5 + gain}
+        for arm, gains in (("scratch", (0, 0)), ("P2", (0.1, 0.3)))
+        for draw, gain in enumerate(gains, 1)
+    ]
+    question = Question("x", "x", {1: 2}, {1: 1}, ("scratch", "P2"), chosen_with=1, pays=0.02)
+    labelled = {1: "TCGA-A7-A13E-01Z-00-DX1", 2: "TCGA-HE-7128-01Z-00-DX1"}
+    told = by_organ(as_table(rows), question, labelled)
+    assert [(row["test images"], row["draws"], round(row["difference in Dice"], 6)) for row in told] == [
+        ("the labelled organ", 2, 0.15),
+        ("other organs", 2, 0.05),
+    ]
+    assert by_organ(as_table(rows), question, {1: "train_1", 2: "train_2"}) == []
 
 
 def test_tests_at_several_rates_are_refused():
