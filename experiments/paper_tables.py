@@ -58,7 +58,8 @@ def run_table(settings: Settings) -> pd.DataFrame | None:
     table, size = TABLES[settings.table], SIZES[settings.size]
     roots = {name: (settings.data / size.data[name]).resolve() for name in settings.data_set}
     runs = TableRuns(settings.size, size, roots, settings.runs, settings.records, settings.jobs)
-    named = wanted_of(table, size, [*roots], settings.seeds)
+    all_named = wanted_of(table, size, [*roots], settings.seeds)
+    named = [(name, wanted) for name, wanted in all_named if runs.is_possible(wanted)]
     choices = {c: None for _, wanted in named for c in runs.choices(wanted.way, wanted.data)}  # each once
     tests = {wanted: None for _, wanted in named}
     todo = [("val", wanted, False) for wanted in choices] + [("test", wanted, table.across) for wanted in tests]

@@ -16,7 +16,19 @@ import pandas as pd
 
 from experiments.grid import folder_name, run, run_all
 from experiments.records import ASKED, Records, hash_of_question
-from experiments.tables import ALL, BASELINES, CHOICE_SEED, DIFFUSION, MONAI, OURS, SelfSupervised, Size, Table, Way
+from experiments.tables import (
+    ALL,
+    BASELINES,
+    CHOICE_SEED,
+    DIFFUSION,
+    MONAI,
+    OURS,
+    TARGETS,
+    SelfSupervised,
+    Size,
+    Table,
+    Way,
+)
 from experiments.training_runs import (
     BATCH,
     SECONDS_A_TEST,
@@ -137,6 +149,10 @@ class TableRuns:
         return [wanted.data, *(name for name in same if name != wanted.data)]
 
     # --- what is to be done ---
+
+    def is_possible(self, wanted: Wanted) -> bool:
+        """Whether the data have what a way asks for: targets beside the class map are made of instances."""
+        return TARGETS not in wanted.way.options or self.labelled[wanted.data].has_instances
 
     def choices(self, way: Way, data: str) -> list[Wanted]:
         """Runs on development images by which a way's learning rate is chosen; none where there is no choice."""

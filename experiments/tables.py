@@ -22,6 +22,7 @@ CONTEXT = "GenSelfDiff/methods/context_restoration.py"
 MASKED = "GenSelfDiff/methods/masked_images.py"
 AUTOENCODER = "GenSelfDiff/methods/variational_autoencoder.py"
 SIMCLR = "GenSelfDiff/methods/simclr.py"
+TARGETS = "--targets"  # beside the class map: wants data with instances
 ALL = "all"  # in place of a data set: all that the table is made of, together
 CHOICE_SEED = 101  # of the runs that learning rates are chosen by
 
@@ -152,6 +153,8 @@ TABLES: dict[TableName, Table] = {
             "diffusion features": Way(SelfSupervised(), script=CLASSIFIER),
             "GenSelfDiff-HIS": OURS,
             "GenSelfDiff-HIS, all data sets": Way(SelfSupervised(on=ALL)),
+            "GenSelfDiff-HIS, border class": Way(SelfSupervised(), options=(TARGETS, "border"), rate_of=OURS),
+            "GenSelfDiff-HIS, distance maps": Way(SelfSupervised(), options=(TARGETS, "hv"), rate_of=OURS),
         },
     ),
     "losses": Table(

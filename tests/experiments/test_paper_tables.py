@@ -1,5 +1,6 @@
 """experiments/paper_tables.py on tiny data: choices, tests, going on, the files; and its arithmetic by hand."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -175,6 +176,16 @@ def test_what_is_asked(asked):
         *(("a", 1, 1), ("a", 1, 2), ("b", 1, 1)),
         *(("a", 0, 1), ("a", 0, 2), ("b", 0, 1)),
     ]
+
+
+def test_targets_made_of_instances_want_instances(asked):
+    """The tiny patches have instance maps; without them the way is left out, and no other."""
+    root, border = asked.data / "one", replace(OURS, options=("--targets", "border"))
+    for expected in (True, False):
+        runs = table_runs.TableRuns("small", TINY, {"MoNuSeg": root}, asked.runs, asked.records, 1)
+        wanted = [table_runs.Wanted(way, "MoNuSeg", 0, 1) for way in (border, OURS)]
+        assert [runs.is_possible(w) for w in wanted] == [expected, True]
+        shutil.rmtree(root / "labelled" / "instances", ignore_errors=True)
 
 
 def test_few_labels_are_those_of_the_question(asked, started, monkeypatch):
