@@ -103,6 +103,8 @@ class TrainingSettings:
             raise InputError(f"--ema is {self.ema}: 0 to below 1 is needed")
         if not self.run_name.strip():
             raise InputError("--run-name is empty: a run needs a name")
+        if self.clip == 0:
+            raise InputError("--clip is 0: nothing would be learnt; leave it out, or clip to more than 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"--betas are {self.betas}: Adam wants two numbers from 0 to below 1")
         check_fields(plain(self), checkpoint.SETTINGS, THESE)

@@ -82,6 +82,10 @@ class Settings(TransferSettings):
         check_fields(plain(self), unet_checkpoint.SETTINGS, THESE)
         if self.layer_decay > 1:
             raise InputError(f"--layer-decay is {self.layer_decay:g}: 0 to 1 is needed")
+        if self.steps and self.head_steps >= self.steps:
+            raise InputError(
+                f"--head-steps is {self.head_steps}, of {self.steps} --steps: nothing else would be trained"
+            )
         if not self.losses:
             raise InputError("--losses names no loss")
 

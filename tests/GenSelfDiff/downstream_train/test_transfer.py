@@ -90,6 +90,8 @@ def test_draws_are_nested_and_written_down(finetuning, tiny_data_set, capsys):
         ({"layer_decay": 1.5}, "--layer-decay is 1.5: 0 to 1"),
         ({"layer_decay": -0.5}, "--layer-decay is -0.5"),
         ({"head_steps": -1}, "--head-steps is -1"),
+        ({"head_steps": 5, "steps": 5, "validate_every": 5}, "--head-steps is 5, of 5 --steps: nothing else"),
+        ({"clip": 0.0}, "--clip is 0: nothing would be learnt"),
         ({"draw_seed": 2**32}, "--draw-seed is 4294967296: at most 4294967295"),
         ({"steps": 0}, "--steps is 0"),
         ({"validate_every": 0}, "--validate-every is 0"),
