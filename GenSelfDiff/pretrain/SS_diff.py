@@ -59,7 +59,7 @@ class NoiseSettings(TrainingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(NoiseSettings, UnlabelledSettings):
+class Settings(UnlabelledSettings, NoiseSettings):
     """Pre-train the noise network on unlabelled patches."""
 
     stage = "pretrain"

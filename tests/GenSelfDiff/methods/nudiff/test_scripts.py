@@ -1,0 +1,308 @@
+"""Nudiff's scripts for real on tiny data: from a choice of labels to a fine-tuning on real and synthetic pairs."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from GenSelfDiff import checkpoint, networks
+from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.methods.nudiff import choose_labels, synthesize, train_images, train_structures
+from GenSelfDiff.methods.nudiff.structure import encode
+from GenSelfDiff.methods.nudiff.with_labels import labelled_patches
+from GenSelfDiff.patches import Patches
+from GenSelfDiff.pretrain import SS_diff
+from GenSelfDiff.unet_checkpoint import load_diffusion
+from tests.conftest import write_tiny_data_set
+from tests.GenSelfDiff.runs import assert_same_run
+from utils_general import InputError, read_json, read_rgb, write_json
+
+RUN = {"batch_size": 4, "dim": 8, "workers": 0, "initial_weights": "pytorch", "device": "cpu", "timesteps": 20}
+
+
+def structures_of(root, folder, **changes):
+    options = {"epochs": 1, "sample_every": 0, "run_name": str(folder / "structures"), "data": root}
+    return train_structures.Settings(**RUN | options | changes)
+
+
+def images_of(root, folder, **changes):
+    options = {"epochs": 1, "sample_every": 0, "run_name": str(folder / "images"), "data": root}
+    return train_images.Settings(**RUN | options | changes)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A data set, a run of each stage on it, and one of pre-training."""
+    root = tmp_path_factory.mktemp("nudiff")
+    data = write_tiny_data_set(root / "tiny")
+    train_structures.main(structures_of(data, root, sample_every=1))
+    options = {"p2_gamma": 0.0, "schedule": "linear", "epochs": 1, "sample_every": 0}
+    SS_diff.main(SS_diff.Settings(data=(data,), run_name=str(root / "pre"), **RUN | options))
+    images = images_of(data, root, sample_every=1, pretrained=str(root / "pre"), dim=None, epochs=2)
+    train_images.main(images)
+    return root
+
+
+@pytest.fixture
+def synthesis(trained, tmp_path):
+    return synthesize.Settings(
+        data=trained / "tiny", structures=str(trained / "structures"), images=str(trained / "images"), count=3,
+        output=tmp_path / "augmented", sampler="dpm-solver++", steps=3, batch_size=2, device="cpu",
+    )  # fmt: skip
+
+
+def files_of(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in sorted(folder.rglob("*.png"))}
+
+
+def test_runs_say_what_they_are_and_show_pictures(trained):
+    sheets = {"structures": (6 * 18 - 2, 2 * 18 - 2), "images": (6 * 18 - 2, 2 * 18 - 2)}
+    assert Image.open(trained / "structures" / "sample_epoch_1.png").size == sheets["structures"]
+    assert Image.open(trained / "images" / "sample_epoch_2.png").size == (6 * 18 - 2, 2 * 18 - 2)  # 3 rows of 4
+    about = checkpoint.load(trained / "structures" / "best.pth")
+    areas = [np.count_nonzero(labelled_patches(trained / "tiny").label(i)) for i in range(8)]
+    assert about["typical_area"] == np.median(areas) and about["patch_size"] == 16
+    history = pd.read_csv(trained / "images" / "history.csv")
+    assert {"val_loss", "val_unconditional", "train_quarter_1"} <= set(history)
+    for stage in ("structures", "images"):
+        path = trained / stage / "best.pth"
+        with pytest.raises(InputError, match=f"is of the stage {stage}, which segments nothing"):
+            networks.load_segmentation(path, torch.device("cpu"))
+        with pytest.raises(InputError, match=f"is of the stage {stage}; one of pre-training is needed"):
+            networks.load_start(path)
+        with pytest.raises(InputError, match="one of pre-training is needed"):
+            load_diffusion(path, torch.device("cpu"))
+
+
+def test_images_begin_with_the_pre_training(trained, tmp_path, capsys):
+    """All its weights; what the structure says begins with nothing. So it is with another run of the same stage."""
+    begun = images_of(trained / "tiny", tmp_path, pretrained=str(trained / "pre"), dim=None, learning_rate=0.0)
+    train_images.main(begun)
+    ours, theirs = (
+        checkpoint.load(Path(run) / "best.pth")["model_state_dict"] for run in (begun.run_name, trained / "pre")
+    )
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    said = [value for name, value in ours.items() if ".say." in name]
+    assert len(said) == 2 * 18 and not any(value.any() for value in said)
+    again = replace(begun, pretrained=str(trained / "images"), run_name=str(tmp_path / "again"))
+    train_images.main(again)
+    ours, theirs = (
+        checkpoint.load(Path(run) / "best.pth")["model_state_dict"] for run in (again.run_name, trained / "images")
+    )
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+@pytest.mark.parametrize(("script", "settings_of"), [(train_structures, structures_of), (train_images, images_of)])
+def test_a_run_goes_on_as_if_it_had_not_stopped(script, settings_of, trained, tmp_path):
+    whole = settings_of(trained / "tiny", tmp_path / "whole", epochs=3, ema=0.5, quarter_turns=True)
+    parts = replace(whole, run_name=str(tmp_path / "parts"))
+    script.main(whole)
+    script.main(replace(parts, epochs=1))
+    script.main(parts)
+    assert_same_run(whole.run_name, parts.run_name)
+
+
+def test_the_true_structure_helps(trained, tmp_path):
+    """After some steps the noise of images is better told with their structure than with another's, or with none."""
+    settings = images_of(trained / "tiny", tmp_path, dim=8, epochs=50, learning_rate=3e-3, validate_every=2)
+    train_images.main(settings)
+    painter = synthesize.ImagePainter(settings.run_name, synthesize.set_up_alone("cpu"))
+    patches = labelled_patches(settings.data)
+    structures = torch.from_numpy(np.stack([encode(patches.instances(i)) for i in range(8)]))
+    images = torch.stack([train_images.torch.from_numpy(patches.image(i).copy()) for i in range(8)])
+    x_0 = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    torch.manual_seed(0)
+    losses = torch.zeros(3)
+    with torch.no_grad():
+        for t in range(4, 20):
+            noise, steps = torch.randn_like(x_0), torch.full((8,), t)
+            x = painter.diffusion.q_sample(x_0, steps, noise)
+            for i, shown in enumerate((structures, structures.roll(4, 0), torch.zeros_like(structures))):
+                losses[i] += (painter.model(x, steps, shown) - noise).square().mean()
+    assert losses[0] < 0.97 * losses[1] and losses[0] < losses[2]
+
+
+def test_real_and_synthetic_pairs_are_a_data_set(synthesis, finetuning, capsys):
+    """Which Diff_Seg.py reads as it is; labels, instances and images of a pair go together, and it is known as one."""
+    synthesize.main(synthesis)
+    said = capsys.readouterr().out
+    assert str(synthesis.output) in said.splitlines()[-1] and "nearest.csv" in said
+    patches = Patches(synthesis.output / "labelled", labelled=True)
+    index = patches.index.astype({"source": str})
+    assert index.source.tolist()[-3:] == ["synthetic_0", "synthetic_1", "synthetic_2"]
+    assert index.patch.tolist() == list(range(15)) and index.split.tolist()[-3:] == ["train"] * 3
+    assert (index.split == "val").sum() == 4
+    real = Patches(synthesis.data / "labelled", labelled=True)
+    assert all(np.array_equal(patches.image(i), real.image(i)) for i in range(12))
+    for i in (12, 13, 14):
+        assert np.array_equal(patches.label(i) > 0, patches.instances(i) > 0)
+    sources = pd.read_csv(synthesis.output / "labelled" / "sources.csv")
+    assert sources.source.tolist() == ["l1", "l2", "l3", "synthetic_0", "synthetic_1", "synthetic_2"]
+    assert read_json(synthesis.output / "dataset.json")["name"] == "augmented"
+    assert Patches(synthesis.output / "test", labelled=True).index.equals(Patches(synthesis.data / "test").index)
+    assert Image.open(synthesis.output / "contact_sheet.png").size == (8 * 18 - 2, 3 * 18 - 2)
+    assert Image.open(synthesis.output / "nearest.png").size == (3 * 18 - 2, 4 * 18 - 2)
+    overlaps = pd.read_csv(synthesis.output / "nearest.csv")
+    assert overlaps.structures.value_counts().to_dict() == {"real, held out": 4, "synthetic": 3}
+    assert pd.read_csv(synthesis.output / "nuclei.csv", index_col=0).loc["real", "nuclei a patch"] == 1
+    Diff_Seg.main(replace(finetuning, data=synthesis.output, targets="hv", epochs=1))
+    assert "11 patches to train on, 4 held out" in capsys.readouterr().out
+
+
+def test_it_goes_on_with_the_pairs_that_are_missing(synthesis, capsys):
+    """After a kill, which leaves a part of a pair, and no index, so that the part is not taken for the whole."""
+    synthesize.main(replace(synthesis, count=2))
+    labelled = synthesis.output / "labelled"
+    kept = (labelled / "images" / "image_12.png").stat().st_mtime_ns
+    before = files_of(labelled)
+    (labelled / "images" / "image_13.png").unlink()
+    (labelled / "images" / ".image_13.png.1-abcdefgh.unfinished").touch()
+    synthesize.main(synthesis)
+    assert "1 of 3 pairs are there already" in capsys.readouterr().out
+    after = files_of(labelled)
+    assert (labelled / "images" / "image_12.png").stat().st_mtime_ns == kept
+    assert {name for name in after if name not in before} == {
+        Path("images/image_14.png"), Path("labels/label_14.png"), Path("instances/instance_14.png"),
+    }  # fmt: skip
+    assert after[Path("instances/instance_13.png")] == before[Path("instances/instance_13.png")]
+    assert len(Patches(labelled, labelled=True)) == 15 and not list(labelled.rglob("*.unfinished"))
+    for change, message in [
+        ({"count": 2}, "holds more than --count 2 pairs"),
+        ({"guidance": 1.0}, r"drawn with another guidance \(2.0, now 1.0\)"),
+        ({"steps": 4}, r"drawn with another steps of structures \(3, now 4\)"),
+        ({"without_real": True}, "drawn with another without_real"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            synthesize.main(replace(synthesis, **change))
+
+
+def test_the_arms_of_the_experiment(synthesis, tmp_path):
+    """Images of real structures, and synthetic pairs alone, beside which the held-out patches stay."""
+    settings = replace(synthesis, real_structures=True, without_real=True, structures="none", count=8)
+    synthesize.main(settings)
+    patches = Patches(settings.output / "labelled", labelled=True)
+    assert patches.select("train").tolist() == [*range(12, 20)] and patches.select("val").tolist() == [8, 9, 10, 11]
+    real = Patches(settings.data / "labelled", labelled=True)
+    areas = [
+        sorted(np.count_nonzero(p.label(i)) for i in numbers)
+        for p, numbers in ((patches, range(12, 20)), (real, range(8)))
+    ]
+    assert areas[0] == areas[1]  # each of the eight once, in whatever orientation
+    assert (pd.read_csv(settings.output / "nearest.csv").query("structures == 'synthetic'").overlap == 1).all()
+
+
+def test_labels_are_chosen_and_counted(trained, tmp_path, capsys):
+    data = trained / "tiny"
+    settings = choose_labels.Settings(data=data, output=tmp_path / "half", fraction=0.5, device="cpu")
+    choose_labels.main(settings)
+    index = Patches(settings.output / "labelled", labelled=True).index
+    assert len(index) == 4 and index.source.nunique() == 1  # half of two images, and none of one that is held out
+    table = pd.read_csv(settings.output / "labels.csv").set_index("split")
+    assert table.loc["train", ["images, chosen", "images, all", "objects, chosen"]].tolist() == [1, 2, 4]
+    assert table.loc["val", "objects, chosen"] == 0
+    whole = replace(settings, output=tmp_path / "whole", fraction=1.0)
+    choose_labels.main(whole)
+    assert len(Patches(whole.output / "labelled", labelled=True)) == 12
+    assert (tmp_path / "half" / "unlabelled").resolve() == (data / "unlabelled").resolve()
+    clusters = replace(
+        settings,
+        output=tmp_path / "clusters",
+        by="clusters",
+        clusters=2,
+        pretrained=str(trained / "pre"),
+        fraction=0.25,
+    )
+    choose_labels.main(clusters)
+    chosen = pd.read_csv(clusters.output / "chosen.csv")
+    assert chosen.split.value_counts().to_dict() == {"train": 2, "val": 1}  # one object a patch
+    more = replace(clusters, output=tmp_path / "more", fraction=0.75, batch_size=1)
+    choose_labels.main(more)
+    assert set(chosen.patch) < set(pd.read_csv(more.output / "chosen.csv").patch)
+    assert choose_labels.Settings(data=Path("data/MoNuSeg")).target == Path("data/MoNuSeg_10")
+
+
+@pytest.mark.parametrize(
+    ("script", "changes", "message"),
+    [
+        (choose_labels, {"fraction": 0.0}, "--fraction is 0: a share from above 0 to 1"),
+        (
+            choose_labels,
+            {"by": "clusters", "clusters": 13, "pretrained": "pre"},
+            "--clusters is 13: there are 12 patches",
+        ),
+        (train_structures, {"data": "flat"}, "structures are made of instances, and .*flat/labelled holds none"),
+        (train_structures, {"data": "three"}, "has the classes background, a, b: structures know"),
+        (train_structures, {"data": "torn"}, "label and instances of patch 0 in .* do not cover the same pixels"),
+        (train_structures, {"sample_every": -1}, "--sample-every is -1"),
+        (train_images, {"drop": 1.0}, "--drop is 1: a share from 0 to below 1"),
+        (train_images, {"pretrained": "pre", "dim": 16}, "has dim 8, but --dim 16"),
+        (
+            train_images,
+            {"pretrained": "pre", "schedule": "cosine"},
+            "trained with schedule linear, --schedule is cosine",
+        ),
+        (train_images, {"pretrained": "structures"}, "one of pre-training is needed"),
+        (synthesize, {"images": "structures"}, "is not of the stage images: a run of train_images.py is needed"),
+        (synthesize, {"structures": "pre"}, "is not of the stage structures: a run of train_structures.py"),
+        (synthesize, {"images": "undropped"}, "was trained with --drop 0 and does not know images of no structure"),
+        (synthesize, {"output": "tiny"}, "--output .*tiny holds the real labels"),
+        (synthesize, {"output": "pre"}, "holds files of something else"),
+        (synthesize, {"count": 0}, "--count is 0"),
+        (synthesize, {"guidance": -1.0}, "--guidance is -1.0"),
+        (synthesize, {"seed": 2**32 - 2}, "with 3 pairs at most"),
+        (synthesize, {"sampler": "ancestral"}, "--steps is 3: ancestral sampling takes all 20"),
+    ],
+)
+def test_what_cannot_work_is_said(script, changes, message, trained, synthesis, tmp_path):
+    torn = {"flat", "three", "torn"} & {*map(str, changes.values())}
+    for name in torn:
+        shutil.copytree(trained / "tiny", tmp_path / name)
+    if "flat" in torn:
+        shutil.rmtree(tmp_path / "flat" / "labelled" / "instances")
+    if "three" in torn:
+        about = read_json(tmp_path / "three" / "dataset.json")
+        write_json(tmp_path / "three" / "dataset.json", about | {"classes": ["background", "a", "b"]})
+    if "torn" in torn:
+        Image.fromarray(np.zeros((16, 16), np.uint16)).save(tmp_path / "torn" / "labelled/instances/instance_0.png")
+    if "undropped" in changes.values():
+        train_images.main(images_of(trained / "tiny", tmp_path, drop=0.0, run_name=str(tmp_path / "undropped")))
+    places = {name: str((tmp_path if (tmp_path / str(name)).exists() else trained) / str(name)) for name in
+              ("flat", "three", "torn", "undropped", "pre", "structures", "tiny")}  # fmt: skip
+    changes = {key: places.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
+    for key in ("data", "output"):
+        if key in changes:
+            changes[key] = Path(changes[key])
+    settings = {
+        choose_labels: lambda: choose_labels.Settings(data=trained / "tiny", output=tmp_path / "out", device="cpu"),
+        train_structures: lambda: structures_of(trained / "tiny", tmp_path / "runs"),
+        train_images: lambda: images_of(trained / "tiny", tmp_path / "runs"),
+        synthesize: lambda: synthesis,
+    }[script]()
+    with pytest.raises(InputError, match=message):
+        script.main(replace(settings, **changes))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "augmented").exists()
+
+
+def test_synthetic_pairs_are_no_real_labels(synthesis, tmp_path):
+    synthesize.main(synthesis)
+    with pytest.raises(InputError, match="holds synthetic pairs already"):
+        synthesize.main(replace(synthesis, data=synthesis.output, output=tmp_path / "again"))
+
+
+def test_the_image_is_drawn_of_its_own_label(synthesis, monkeypatch):
+    """What the second network is given is the structure of the instances that are written."""
+    given, draw = [], synthesize.ImagePainter.draw
+    monkeypatch.setattr(
+        synthesize.ImagePainter,
+        "draw",
+        lambda p, structures, *a, **k: given.extend(structures) or draw(p, structures, *a, **k),
+    )
+    synthesize.main(synthesis)
+    patches = Patches(synthesis.output / "labelled", labelled=True)
+    assert all(np.array_equal(encode(patches.instances(12 + i)), one) for i, one in enumerate(given))
+    assert len({read_rgb(patches.file(12 + i)).tobytes() for i in range(3)}) == 3
