@@ -75,8 +75,6 @@ class Settings:
     """evaluations of each network a pair; None: all T (ancestral), 50 (ddim), 20 (dpm-solver++)"""
     real_structures: bool = False
     """draw images of the structures of the real patches, turned and flipped, in place of synthetic ones"""
-    without_real: bool = False
-    """leave the real patches to train on out; held-out ones stay, for the validation"""
     batch_size: int = 8
     """pairs at a time; a pair does not depend on it"""
     precision: Precision = "float32"
@@ -136,7 +134,7 @@ class Synthesis:
         """All that pairs depend on."""
         settings = self.settings
         same = {name: getattr(settings, name) for name in ("seed", "precision", "sampler", "guidance")}
-        same |= {"real_structures": settings.real_structures, "without_real": settings.without_real}
+        same["real_structures"] = settings.real_structures
         for network in self.networks:
             same[f"weights of {network.stage}"] = hashlib.sha256(network.path.read_bytes()).hexdigest()
             same[f"steps of {network.stage}"] = self.sampler(network).steps
@@ -211,7 +209,6 @@ class Synthesis:
         """The real patches beside the pairs, the index of both, and all else that makes it a data set."""
         settings, size = self.settings, self.real.data_set.patch_size
         index = self.real.index[INDEX_COLUMNS]
-        index = index[index.split != "train"] if settings.without_real else index
         copy_labelled(self.real, index, self.folder)
         names = [f"{SOURCE}{i}" for i in range(settings.count)]
         pairs = pd.DataFrame({"patch": self.first + np.arange(settings.count), "source": names})
@@ -293,10 +290,9 @@ def main(settings: Settings) -> None:
         work.draw()
         work.complete()
         write_report(work)
-    kept = 0 if settings.without_real else len(work.training)
     print(
-        f"{settings.count} synthetic and {kept} real patches to train on, contact_sheet.png, nearest.png and the "
-        f"tables are in {settings.target}"
+        f"{settings.count} synthetic and {len(work.training)} real patches to train on, contact_sheet.png, nearest.png "
+        f"and the tables are in {settings.target}"
     )
 
 
