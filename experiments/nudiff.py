@@ -10,7 +10,6 @@ and tested. Every finished run is a row in experiments/records: stopped, the gri
 
 import shutil
 import sys
-import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.grid import folder_name, run, run_all
 from experiments.nudiff_report import ARM, DRAW, METRICS, PERCENT, report
 from experiments.records import ASKED, Records, hash_of_question
+from experiments.timed import Record
 from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, train_and_test, what_is_shown
 from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import PatchDataset
@@ -196,7 +196,6 @@ class Block:
         self.grid, self.percent, self.draw = grid, percent, draw
         self.folder = grid.work / folder_name(percent, draw)
         self.labels = self.folder / "labels"
-        self.seconds = 0.0  # of networks and pairs, in this process
 
     def do(self, rows: list[dict[str, Any]]) -> None:
         """The missing arms."""
@@ -221,22 +220,28 @@ class Block:
         log = folder.with_name(f"{folder.name}.txt")
         found, about = train_and_test("GenSelfDiff/downstream_train/Diff_Seg.py", words, data, "test", folder, log)
         counts = Patches(data / "labelled", labelled=True).index.split.value_counts()
-        about |= {"steps": steps, "patches": int(counts.get("train", 0)), "seconds of drawing": round(self.seconds)}
+        about |= {"steps": steps, "patches": int(counts.get("train", 0))}
+        about["seconds of drawing"] = round(Record(self.clock(arm)).earlier)
         self.grid.records.add(row | figures(found) | about)
         shutil.rmtree(folder)
 
     def with_pairs(self, arm: Arm) -> Path:
         """The data set of an arm, drawn unless it is there."""
         target = self.folder / folder_name("pairs", arm.pairs)
-        begin = time.monotonic()
-        self.draw_pairs(arm, target)
-        self.seconds += time.monotonic() - begin
+        if not (target / "nuclei.csv").is_file():
+            record = Record(self.clock(arm))
+            try:
+                self.draw_pairs(arm, target)
+            finally:
+                record.keep()
         return self.only_pairs(target) if arm.without_real else target
+
+    def clock(self, arm: Arm) -> Path:
+        """The file of the seconds that the pairs of an arm took, the training of the networks included."""
+        return self.folder / f"{folder_name('seconds', arm.pairs)}.json"
 
     def draw_pairs(self, arm: Arm, target: Path) -> None:
         """Train both networks, and draw; what is finished is not done again."""
-        if (target / "nuclei.csv").is_file():
-            return
         grid, size = self.grid, self.grid.size
         runs = {name: self.folder / name for name in ("structures", "images")}
         start = {"images": ["--pretrained", grid.pretrained(self.draw)], "structures": ["--dim", size.dim]}

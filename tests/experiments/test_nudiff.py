@@ -22,28 +22,29 @@ def asked(tiny_data_set, tmp_path, monkeypatch):
     one_after_the_other(monkeypatch, nudiff, training_runs)
     monkeypatch.setitem(nudiff.SIZES, "small", TINY)
     return nudiff.Settings(
-        data=tiny_data_set, output=tmp_path / "out", records=tmp_path / "records", percents=(50,), draws=1, jobs=1
-    )
+        data=tiny_data_set, output=tmp_path / "out", records=tmp_path / "records", percents=(50,), draws=1, jobs=1,
+        arms=("synthetic", "real + images of real structures"),
+    )  # fmt: skip
 
 
-def test_all_arms(asked, capsys, monkeypatch):
-    nudiff.main(replace(asked, estimate=True))
+def test_choices_networks_pairs_runs_and_a_table(asked, capsys, monkeypatch):
+    """Of three arms; the others have no more pairs than these."""
+    nudiff.main(replace(asked, arms=(), estimate=True))
     assert "1 choices of labels to learn to draw from, 6 runs" in capsys.readouterr().out
+    arms = ["real", *asked.arms]
     assert not (asked.output / "tiny_small").exists()
     nudiff.main(asked)
     work = asked.output / "tiny_small"
     rows = pd.read_csv(asked.records / "nudiff_small_tiny.csv").set_index("arm")
-    assert sorted(rows.index) == sorted(nudiff.ARMS)
-    assert rows.steps.to_dict() == {arm: 8 if "4 times" in arm else 2 for arm in nudiff.ARMS}
-    assert rows.patches.to_dict() == {
-        arm: {"synthetic": 3}.get(arm, 4 + 3 * (plan.pairs != "none")) for arm, plan in nudiff.ARMS.items()
-    }
+    assert rows.patches.to_dict() == dict(zip(arms, (4, 3, 7), strict=True)) and (rows.steps == 2).all()
+    assert rows.loc["real", "seconds of drawing"] == 0
     assert np.allclose(rows[["AJI t1", "AJI t2"]].mean(axis=1), rows["AJI"], atol=1e-5)
-    assert not [*work.glob("*/*/best.pth")][2:]  # the networks that draw are kept, those that segment are not
+    kept = {path.parent.name for path in work.glob("*/*/best.pth")}
+    assert kept == {"run", "structures", "images"}  # those that draw, not those that segment
     pairs = Patches(work / "50_1" / "pairs_synthetic" / "labelled", labelled=True).index
     assert pairs.source.astype(str).str.startswith("synthetic_").sum() == 3
     table = pd.read_csv(work / "table.csv")
-    assert table.arm.tolist() == [*nudiff.ARMS] and table["Dice gain"].notna().sum() == 5
+    assert table.arm.tolist() == arms and table["Dice gain"].notna().tolist() == [False, True, True]
     assert (work / "gains.png").is_file() and set(pd.read_csv(work / "published.csv").source) == {
         "published, unchecked"
     }
@@ -58,6 +59,10 @@ def test_all_arms(asked, capsys, monkeypatch):
 
 
 def test_only_some_arms_and_never_without_the_real_one(asked):
+    """Which steps and options each has."""
+    plans = nudiff.ARMS.values()
+    assert [plan.times for plan in plans] == [1, 4, 1, 1, 1, 1] and sum(bool(plan.options) for plan in plans) == 1
+    assert [name for name, plan in nudiff.ARMS.items() if plan.without_real] == ["synthetic"]
     grid = nudiff.Grid(replace(asked, arms=("synthetic",), draws=2, percents=(50, 100)))
     assert [(row["percent of the labels"], row["arm"], row["draw"]) for row in grid.wanted()] == [
         (percent, arm, draw) for draw in (1, 2) for percent in (50, 100) for arm in ("real", "synthetic")
