@@ -20,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import PRETRAINING_RANGE, sized_image, to_input
-from GenSelfDiff.devices import set_up_alone
+from GenSelfDiff.devices import InPrecision, set_up_alone
 from GenSelfDiff.methods.nudiff.subsets import (
     describe,
     nested_choice,
@@ -82,20 +83,33 @@ class Settings:
         return self.output or self.data.with_name(f"{self.data.name}_{100 * self.fraction:g}")
 
 
+class Features(nn.Module):
+    """The mean of an encoder's lowest activations at one step t."""
+
+    def __init__(self, encoder: Encoder, timestep: int):
+        super().__init__()
+        self.encoder, self.timestep = encoder, timestep
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> (B, 8 dim)."""
+        t = torch.full((len(x),), self.timestep, device=x.device)
+        return self.encoder.encode(x, t)[0].mean(dim=(2, 3))
+
+
 @torch.no_grad()
 def features_of(patches: Patches, numbers: np.ndarray, settings: Settings) -> np.ndarray:
-    """What the encoder of a pre-trained network says of some patches: mean of its lowest activations, (N, 8 dim)."""
+    """What the encoder of a pre-trained network says of some patches, (N, 8 dim)."""
     device, path = set_up_alone(settings.device).device, checkpoint.find(settings.pretrained)
     weights, trained = load_start(path).weights, checkpoint.load(path).get("settings", {})
-    encoder = Encoder(dim_of(weights, path)).to(device).eval()
+    encoder = Encoder(dim_of(weights, path))
     encoder.load_state_dict({name: weights[f"net.{name}"] for name in encoder.state_dict()})
-    step, values = trained.get("timestep", TIMESTEP), tuple(trained.get("input_range", PRETRAINING_RANGE))
+    features = InPrecision(Features(encoder, trained.get("timestep", TIMESTEP)).to(device).eval(), "float32")
+    values = tuple(trained.get("input_range", PRETRAINING_RANGE))
     found = []
     for start in tqdm(range(0, len(numbers), settings.batch_size), "looking at patches", disable=None):
         batch = numbers[start : start + settings.batch_size]
         x = to_input(np.stack([sized_image(patches, patch) for patch in batch]), values).to(device)
-        lowest, *_ = encoder.encode(x, torch.full((len(x),), step, device=device))
-        found.append(lowest.mean(dim=(2, 3)).cpu().numpy())
+        found.append(features(x).cpu().numpy())
     return np.concatenate(found)
 
 
