@@ -143,7 +143,7 @@ class Grid:
     def wanted(self) -> list[dict[str, Any]]:
         """All runs."""
         draws = range(1, self.settings.draws + 1)
-        return [self.ask(p, arm, draw) for draw in draws for p in sorted(self.settings.percents) for arm in self.arms]
+        return [self.ask(p, arm, draw) for p in sorted(self.settings.percents) for draw in draws for arm in self.arms]
 
     def missing(self) -> list[dict[str, Any]]:
         """Those that are not done."""

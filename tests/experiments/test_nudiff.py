@@ -65,7 +65,7 @@ def test_only_some_arms_and_never_without_the_real_one(asked):
     assert [name for name, plan in nudiff.ARMS.items() if plan.without_real] == ["synthetic"]
     grid = nudiff.Grid(replace(asked, arms=("synthetic",), draws=2, percents=(50, 100)))
     assert [(row["percent of the labels"], row["arm"], row["draw"]) for row in grid.wanted()] == [
-        (percent, arm, draw) for draw in (1, 2) for percent in (50, 100) for arm in ("real", "synthetic")
+        (percent, arm, draw) for percent in (50, 100) for draw in (1, 2) for arm in ("real", "synthetic")
     ]
 
 
