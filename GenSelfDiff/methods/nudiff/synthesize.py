@@ -153,7 +153,7 @@ class Synthesis:
                     f"{target} holds pairs that were drawn with another {changed[0]} ({earlier.get(changed[0])}, now "
                     f"{same[changed[0]]}): choose another --output"
                 )
-            if earlier.get("count", 0) > self.settings.count and self.file(self.settings.count).is_file():
+            if self.file(self.settings.count).is_file():
                 raise InputError(
                     f"{target} holds more than --count {self.settings.count} pairs: choose another --output"
                 )
