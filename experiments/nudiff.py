@@ -4,8 +4,8 @@
     python3 experiments/nudiff.py --data data/MoNuSeg_2
 
 For each share of the labels and each draw of them both networks of Nudiff are trained on the chosen labels (the second
-from a pre-training on all unlabelled images), pairs are drawn, and every arm is fine-tuned for the same number of steps
-and tested. Every finished run is a row in experiments/records: stopped, the grid goes on from there.
+from a pre-training on all unlabelled images, which it goes on to see), pairs are drawn, and every arm is fine-tuned for
+the same number of steps and tested. Every finished run is a row in experiments/records: stopped, the grid goes on.
 """
 
 import shutil
@@ -86,6 +86,7 @@ SIZES: dict[SizeName, Size] = {
     "small": Size(16, 4000, 4000, 5000, 600, 256, 2.0, 20),
     "gpu": Size(64, 50_000, 50_000, 60_000, 3000, 512, 2.0, 50),
 }
+IMAGES = ("--drop", 0.2, "--unlabelled")  # of the training of images
 NOISE = ("--schedule", "linear", "--p2-gamma", 0)  # of the pre-training: that of Nudiff
 
 
@@ -137,7 +138,7 @@ class Grid:
 
     def ask(self, percent: int, arm: ArmName, draw: int) -> dict[str, Any]:
         """A run: its key, and a hash of everything else that it is asked for."""
-        asked = [self.shown, BATCH, asdict(self.size), asdict(ARMS[arm]), NOISE]
+        asked = [self.shown, BATCH, asdict(self.size), asdict(ARMS[arm]), NOISE, IMAGES]
         return dict(zip(KEY, (percent, arm, draw), strict=True)) | {ASKED: hash_of_question(*asked)}
 
     def wanted(self) -> list[dict[str, Any]]:
@@ -244,7 +245,7 @@ class Block:
         """Train both networks, and draw; what is finished is not done again."""
         grid, size = self.grid, self.grid.size
         runs = {name: self.folder / name for name in ("structures", "images")}
-        start = {"images": ["--pretrained", grid.pretrained(self.draw)], "structures": ["--dim", size.dim]}
+        start = {"images": [*IMAGES, "--pretrained", grid.pretrained(self.draw)], "structures": ["--dim", size.dim]}
         for name in ("structures", "images") if arm.pairs == "synthetic" else ("images",):
             where = ["--data", self.labels, "--run-name", runs[name], "--seed", self.draw]
             grid.train(f"{NUDIFF}/train_{name}.py", getattr(size, name), where, start[name], runs[name])

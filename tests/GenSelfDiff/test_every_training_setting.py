@@ -125,6 +125,7 @@ METHODS = {
         "sample_every": (1, {"files"}),
         "pretrained": ("pretraining", {"initial", "weights"}),
         "drop": (0.9, {"weights", "history"}),
+        "unlabelled": (True, {"weights", "images"}),
     },
 }  # fmt: skip
 """What is their own: the settings that they share with the others go the same way, and are looked at there."""
@@ -254,6 +255,7 @@ def base(tmp_path_factory):
                 settings = monai_networks.Settings(data=tiny, labelled_images=1, **run | {"epochs": 2})
             elif stage in ("structures", "images"):  # the noise is that of the pre-training, from which images begin
                 noise = {"schedule": "quadratic", "timesteps": 20, "p2_gamma": 1.0, "sample_every": 0}
+                noise |= {"drop": 0.5} if stage == "images" else {}
                 settings = SCRIPTS[stage].Settings(data=tiny, **run | noise)
             elif stage in METHODS:
                 small = {"context": {"part": 4, "swaps": 3}, "masked": {"block": 4}}.get(stage, {})

@@ -6,7 +6,8 @@ The structure of a patch, made of its instances after these were flipped and tur
 GroupNorms of the middle and the decoder give (see conditioned.py). A share of the patches, --drop, is shown without it
 (zeros, which is not the structure of empty tissue), so that the network knows images of any structure too, which
 guidance needs. It can start from a run of SS_diff.py with the same noise schedule, which knows them already, from all
-unlabelled images; or from another run of this stage, as published: first --drop 0, then 0.2 at a fifth of the rate.
+unlabelled images, and go on to see such images without structure (--unlabelled); or from another run of this stage, as
+published: first --drop 0, then 0.2 at a fifth of the rate.
 Edit the defaults below, or pass them: `--name value`. Started again, a run goes on where it stopped.
 """
 
@@ -24,12 +25,11 @@ from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_image
 from GenSelfDiff.devices import Devices
 from GenSelfDiff.history import MetricSums
-from GenSelfDiff.keyed_random import keyed_places
 from GenSelfDiff.methods.nudiff.conditioned import ConditionedNet, Guided
 from GenSelfDiff.methods.nudiff.generators import conditioned_start
 from GenSelfDiff.methods.nudiff.structure import NOTHING_KNOWN, as_picture, of_batch
 from GenSelfDiff.methods.nudiff.train_structures import SAMPLER, NudiffSettings
-from GenSelfDiff.methods.nudiff.with_labels import SHOWN, WithStructures, train
+from GenSelfDiff.methods.nudiff.with_labels import SHOWN, WithStructures, left_out, train
 from GenSelfDiff.pretrain.SS_diff import NoisePrediction
 from GenSelfDiff.run_folder import RunFolder
 from GenSelfDiff.samplers import Sampler, sample
@@ -37,8 +37,6 @@ from GenSelfDiff.settings import SCRATCH, read_command_line
 from GenSelfDiff.unet import initialise
 from GenSelfDiff.unet_checkpoint import check_dim, dim_of
 from utils_general import InputError, contact_sheet, run_script, write_png
-
-SHARES = 2**20  # into which a share is rounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +52,21 @@ class Settings(NudiffSettings):
     """width of the network from scratch (64 if not given); otherwise that of the pre-trained one"""
     drop: float = 0.2
     """share of the patches that are shown without their structure"""
+    unlabelled: bool = False
+    """show patches of all unlabelled images in their place: so images of no structure are learnt from more tissue"""
 
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
         super().check()
         if not 0 <= self.drop < 1:
             raise InputError(f"--drop is {self.drop:g}: a share from 0 to below 1 is needed")
+        if self.unlabelled and not self.drop:
+            raise InputError("--unlabelled takes the place of patches that --drop leaves without structure: of 0, none")
 
 
 def shown(structure: Tensor, seeds: Tensor, drop: float) -> Tensor:
     """Structures (B, 3, H, W), of which the share `drop`, by their seeds (B,), became `NOTHING_KNOWN`."""
-    dropped = keyed_places(seeds, 1, SHARES)[:, 0] < round(drop * SHARES)
-    return structure.masked_fill(dropped[:, None, None, None], NOTHING_KNOWN)
+    return structure.masked_fill(left_out(seeds, drop)[:, None, None, None], NOTHING_KNOWN)
 
 
 class ImagePrediction(NoisePrediction):
@@ -136,7 +137,8 @@ def main(settings: Settings) -> None:
         examples = data.examples(devices, settings.input_range)
         return ImagePrediction(settings, data.training.size, devices.device, examples)
 
-    train(settings, settings.data, lambda: build_network(settings), stage)
+    unlabelled = settings.drop if settings.unlabelled else 0.0
+    train(settings, settings.data, lambda: build_network(settings), stage, unlabelled)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
 """What both trainings of Nudiff share: the labelled patches they see, and what their checkpoints say of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from GenSelfDiff.augmentation import flips
-from GenSelfDiff.data import PatchDataset, labelled_folder
+from GenSelfDiff.data import PatchDataset, derived_seed, labelled_folder, pretraining_folder
 from GenSelfDiff.devices import Devices, set_up
 from GenSelfDiff.downstream_train.labelled import check_instances
+from GenSelfDiff.keyed_random import keyed_places
 from GenSelfDiff.methods.nudiff.structure import areas_inside, typical_area
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.settings import TrainingSettings
@@ -21,6 +22,8 @@ from GenSelfDiff.training import Stage, Trainer, prepare_run, to_device
 from utils_general import InputError
 
 SHOWN = 6  # patches in a picture
+UNLABELLED = "unlabelled"
+SHARES = 2**20  # into which a share is rounded
 
 
 def labelled_patches(root: Path) -> Patches:
@@ -57,6 +60,46 @@ def areas_of(patches: Patches, numbers: np.ndarray) -> np.ndarray:
     return found
 
 
+def left_out(seeds: Tensor, share: float) -> Tensor:
+    """Of which patches, by their seeds (B,), the structure is left out: bool (B,), the share of all."""
+    return keyed_places(seeds, 1, SHARES)[:, 0] < round(share * SHARES)
+
+
+class SomeUnlabelled(PatchDataset):
+    """Labelled patches of which some, those whose structure is left out, show an unlabelled patch instead."""
+
+    def __init__(self, labelled: PatchDataset, unlabelled: Patches, share: float):
+        patches, seed, augmentation = labelled.folders, labelled.seed, labelled.augmentation
+        super().__init__(patches, "train", seed, augmentation, labelled.targets)
+        self.others, self.share = PatchDataset([unlabelled], "train", seed, augmentation), share
+        if self.others.size != self.size:
+            raise InputError(f"{unlabelled.folder} holds patches of {self.others.size} pixels, not of {self.size}")
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int | str]:
+        """See `PatchDataset`."""
+        item = super().__getitem__(key)
+        if left_out(torch.tensor([item["seed"]]), self.share):
+            other = self.others[key[0], derived_seed(item["seed"]) % len(self.others)]
+            item |= {name: other[name] for name in ("image", "file")}
+        return item
+
+    def fingerprint(self) -> str:
+        """Of both."""
+        return super().fingerprint() + self.others.fingerprint()
+
+    def contents(self) -> str:
+        """Of both."""
+        return super().contents() + self.others.contents()
+
+
+def unlabelled_patches(root: Path) -> Patches:
+    """The unlabelled patches of a data set."""
+    folder = pretraining_folder(root)
+    if folder.name != UNLABELLED:
+        raise InputError(f"{root} holds no folder {UNLABELLED}: leave --unlabelled out")
+    return Patches(folder)
+
+
 @dataclass(frozen=True)
 class WithStructures:
     """Labelled patches to learn from, checked; batches hold image, label and the distance maps of the instances."""
@@ -88,11 +131,17 @@ def train(
     root: Path,
     build: Callable[[], nn.Module],
     stage: Callable[[WithStructures, Devices], Stage],
+    unlabelled: float = 0.0,
 ) -> None:
-    """Check everything, build it, train: `build` makes the network with its first weights, `stage` what it learns."""
+    """Check everything, build it, train: `build` makes the network with its first weights, `stage` what it learns.
+
+    `unlabelled`: the share of the patches in whose place unlabelled ones are shown; see `SomeUnlabelled`.
+    """
     settings.check()
     devices = set_up(settings.device)
     data = WithStructures.read(root, settings.seed, settings.quarter_turns)
+    if unlabelled:
+        data = replace(data, training=SomeUnlabelled(data.training, unlabelled_patches(root), unlabelled))
     torch.manual_seed(settings.seed)
     model = build()
     prepare_run(settings, devices)

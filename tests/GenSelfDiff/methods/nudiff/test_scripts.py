@@ -17,7 +17,13 @@ from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.methods.nudiff import choose_labels, synthesize, train_images, train_structures
 from GenSelfDiff.methods.nudiff.structure import encode
-from GenSelfDiff.methods.nudiff.with_labels import WithStructures, labelled_patches
+from GenSelfDiff.methods.nudiff.with_labels import (
+    SomeUnlabelled,
+    WithStructures,
+    labelled_patches,
+    left_out,
+    unlabelled_patches,
+)
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.training import to_device
@@ -147,6 +153,22 @@ def test_the_true_structure_helps(trained, monkeypatch):
     assert true < 0.7 * other and true < 0.7 * none
 
 
+def test_unlabelled_patches_are_shown_where_structures_are_left_out(trained):
+    data, share = WithStructures.read(trained / "tiny", 0, quarter_turns=False), 0.4
+    mixed = SomeUnlabelled(data.training, unlabelled_patches(trained / "tiny"), share)
+    shown = {}
+    for epoch in range(12):
+        for i in range(8):
+            item, before = mixed[epoch, i], data.training[epoch, i]
+            is_left_out = bool(left_out(torch.tensor([item["seed"]]), share))
+            shown.setdefault(is_left_out, set()).add(item["file"])
+            assert item["seed"] == before["seed"] and torch.equal(item["maps"], before["maps"])
+            assert is_left_out != torch.equal(item["image"], before["image"])
+    assert all("unlabelled" in file for file in shown[True]) and len(shown[True]) == 8  # none that is held out
+    assert all("unlabelled" not in Path(file).parts[-3] for file in shown[False])
+    assert mixed.fingerprint() != data.training.fingerprint() and mixed.contents() != data.training.contents()
+
+
 def test_real_and_synthetic_pairs_are_a_data_set(synthesis, finetuning, capsys):
     """Which Diff_Seg.py reads as it is; labels, instances and images of a pair go together, and it is known as one."""
     synthesize.main(synthesis)
@@ -256,6 +278,8 @@ def test_labels_are_chosen_and_counted(trained, tmp_path, capsys):
         (train_structures, {"data": "torn"}, "label and instances of patch 0 in .* do not cover the same pixels"),
         (train_structures, {"sample_every": -1}, "--sample-every is -1"),
         (train_images, {"drop": 1.0}, "--drop is 1: a share from 0 to below 1"),
+        (train_images, {"drop": 0.0, "unlabelled": True}, "--unlabelled takes the place of patches that --drop leaves"),
+        (train_images, {"data": "lonely", "unlabelled": True}, "lonely holds no folder unlabelled: leave"),
         (train_images, {"pretrained": "pre", "dim": 16}, "has dim 8, but --dim 16"),
         (
             train_images,
@@ -275,11 +299,13 @@ def test_labels_are_chosen_and_counted(trained, tmp_path, capsys):
     ],
 )
 def test_what_cannot_work_is_said(script, changes, message, trained, synthesis, tmp_path):
-    torn = {"flat", "three", "torn"} & {*map(str, changes.values())}
+    torn = {"flat", "three", "torn", "lonely"} & {*map(str, changes.values())}
     for name in torn:
         shutil.copytree(trained / "tiny", tmp_path / name)
     if "flat" in torn:
         shutil.rmtree(tmp_path / "flat" / "labelled" / "instances")
+    if "lonely" in torn:
+        shutil.rmtree(tmp_path / "lonely" / "unlabelled")
     if "three" in torn:
         about = read_json(tmp_path / "three" / "dataset.json")
         write_json(tmp_path / "three" / "dataset.json", about | {"classes": ["background", "a", "b"]})
@@ -288,7 +314,7 @@ def test_what_cannot_work_is_said(script, changes, message, trained, synthesis, 
     if "undropped" in changes.values():
         train_images.main(images_of(trained / "tiny", tmp_path, drop=0.0, run_name=str(tmp_path / "undropped")))
     places = {name: str((tmp_path if (tmp_path / str(name)).exists() else trained) / str(name)) for name in
-              ("flat", "three", "torn", "undropped", "pre", "structures", "tiny")}  # fmt: skip
+              ("flat", "three", "torn", "lonely", "undropped", "pre", "structures", "tiny")}  # fmt: skip
     changes = {key: places.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
     for key in ("data", "output"):
         if key in changes:
