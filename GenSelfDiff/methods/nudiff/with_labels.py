@@ -83,13 +83,9 @@ class SomeUnlabelled(PatchDataset):
             item |= {name: other[name] for name in ("image", "file")}
         return item
 
-    def fingerprint(self) -> str:
-        """Of both."""
-        return super().fingerprint() + self.others.fingerprint()
-
     def contents(self) -> str:
-        """Of both."""
-        return super().contents() + self.others.contents()
+        """Of both, and which unlabelled ones there are."""
+        return super().contents() + self.others.fingerprint() + self.others.contents()
 
 
 def unlabelled_patches(root: Path) -> Patches:
