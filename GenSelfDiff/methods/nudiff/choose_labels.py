@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from GenSelfDiff import checkpoint
+from file_contents import check_fields
+from GenSelfDiff import checkpoint, unet_checkpoint
 from GenSelfDiff.data import PRETRAINING_RANGE, sized_image, to_input
 from GenSelfDiff.devices import InPrecision, set_up_alone
 from GenSelfDiff.methods.nudiff.subsets import (
@@ -101,6 +102,7 @@ def features_of(patches: Patches, numbers: np.ndarray, settings: Settings) -> np
     """What the encoder of a pre-trained network says of some patches, (N, 8 dim)."""
     device, path = set_up_alone(settings.device).device, checkpoint.find(settings.pretrained)
     weights, trained = load_start(path).weights, checkpoint.load(path).get("settings", {})
+    check_fields(trained, unet_checkpoint.SETTINGS, f"{path}, settings,")
     encoder = Encoder(dim_of(weights, path))
     encoder.load_state_dict({name: weights[f"net.{name}"] for name in encoder.state_dict()})
     features = InPrecision(Features(encoder, trained.get("timestep", TIMESTEP)).to(device).eval(), "float32")

@@ -20,7 +20,10 @@ KINDS = ("images/image", "labels/label", "instances/instance")
 
 
 def nested_choice(things: Iterable[str], fraction: float, least: int, seed: int) -> list[str]:
-    """So many of some things, `least` of them at least: drawn by the seed, and nested, the fewer among the more."""
+    """So many of some things, `least` of them at least: drawn by the seed, and nested, the fewer among the more.
+
+    They are those that `Patches.keep_sources` draws.
+    """
     things = np.array(sorted(things))
     number = min(len(things), max(least, round(fraction * len(things))))
     return things[np.random.RandomState(seed).permutation(len(things))[:number]].tolist()
