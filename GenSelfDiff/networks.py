@@ -50,6 +50,8 @@ METHODS: dict[str, TrainedMethod] = {
     "vae": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
     "simclr": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
     "monai": TrainedMethod(segments="GenSelfDiff.methods.monai_networks:segmenting"),
+    "structures": TrainedMethod(),  # of Nudiff; see methods/nudiff/generators.py
+    "images": TrainedMethod(),
 }
 
 
@@ -61,8 +63,10 @@ def load_segmentation(path: Path, device: torch.device) -> tuple[nn.Module, dict
     loaded = checkpoint.load_handed_on(path)
     if "stage" not in loaded:
         loaded |= unet_checkpoint.published_facts(loaded, path)
-    network = _method(loaded, path, "finetune").segments
-    if network is None:
+    method = _method(loaded, path, "finetune")
+    if (network := method.segments) is None:
+        if method.starts is None:
+            raise InputError(f"{path} is of the stage {loaded['stage']}, which segments nothing: run Diff_Seg.py first")
         stage = "" if loaded["stage"] == "pretrain" else f" ({loaded['stage']})"
         raise InputError(f"{path} is of pre-training{stage}; a fine-tuned one is needed here: run Diff_Seg.py first")
     if "classes" not in loaded or "input_range" not in loaded.get("settings", {}):
@@ -76,9 +80,10 @@ def load_start(path: Path, keep_last_block: bool = False) -> Start:
     `keep_last_block`: the decoder's last block (`final_conv.0`) too, which as published starts anew.
     """
     loaded = checkpoint.load_handed_on(path)
-    start = _method(loaded, path, "pretrain").starts
-    if start is None:
-        raise InputError(f"{path} is of a segmentation network; one of pre-training is needed here")
+    method = _method(loaded, path, "pretrain")
+    if (start := method.starts) is None:
+        what = "a segmentation network" if method.segments else f"the stage {loaded['stage']}"
+        raise InputError(f"{path} is of {what}; one of pre-training is needed here")
     whole = Start(*_function(start)(loaded, path))
     return whole if keep_last_block else whole.without_optional()
 

@@ -44,16 +44,17 @@ class SinusoidalPositionEmbeddings(nn.Module):
 
 
 class Block(nn.Module):
-    """3x3 convolution, GroupNorm over 8 groups, SiLU."""
+    """3x3 convolution, GroupNorm over 8 groups, SiLU; between the last two, where given, a modulation."""
 
     def __init__(self, dim: int, dim_out: int):
         super().__init__()
         self.proj = nn.Conv2d(dim, dim_out, 3, padding=1)
         self.norm = nn.GroupNorm(8, dim_out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, H, W) -> (B, dim_out, H, W)."""
-        return F.silu(self.norm(self.proj(x)))
+    def forward(self, x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None) -> Tensor:
+        """(B, dim, H, W) -> (B, dim_out, H, W), as are `gamma` and `beta`: the norm times (1 + gamma), plus beta."""
+        x = self.norm(self.proj(x))
+        return F.silu(x if gamma is None else x * (1 + gamma) + beta)
 
 
 class ResnetBlock(nn.Module):
@@ -66,12 +67,15 @@ class ResnetBlock(nn.Module):
         self.block2 = Block(dim_out, dim_out)
         self.res_conv = nn.Conv2d(dim, dim_out, 1) if dim != dim_out else nn.Identity()
 
-    def forward(self, x: Tensor, time_embedding: Tensor | None = None) -> Tensor:
-        """`x` (B, dim, H, W), `time_embedding` (B, time_dim) -> (B, dim_out, H, W)."""
-        h = self.block1(x)
+    def forward(self, x: Tensor, time_embedding: Tensor | None = None, *modulation: Tensor) -> Tensor:
+        """`x` (B, dim, H, W), `time_embedding` (B, time_dim) -> (B, dim_out, H, W).
+
+        `modulation`: gamma and beta of the first `Block`, and of the second; or none.
+        """
+        h = self.block1(x, *modulation[:2])
         if self.mlp is not None:
             h = h + self.mlp(time_embedding)[:, :, None, None]
-        return self.block2(h) + self.res_conv(x)
+        return self.block2(h, *modulation[2:]) + self.res_conv(x)
 
 
 class Attention(nn.Module):
@@ -159,6 +163,8 @@ class Residual(nn.Module):
 
 BLOCKS = ("down0", "down1", "down2", "down3", "mid", "up0", "up1", "up2", "last")
 """Whose activations can be asked for, from input to output; "last" is `final_conv`'s, at full resolution"""
+Modulations = dict[str, tuple[Tensor, ...]]
+"""What a condition says, by the names of the U-Net's `ResnetBlock`s behind its encoder; see there"""
 
 
 class Encoder(nn.Module):
@@ -202,13 +208,14 @@ class Encoder(nn.Module):
         return nn.ModuleList([*blocks, attention, resize])
 
     def encode(
-        self, x: Tensor, t: Tensor, kept: dict[str, Tensor] | None = None
+        self, x: Tensor, t: Tensor, kept: dict[str, Tensor] | None = None, modulations: Modulations | None = None
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """`x` (B, 3, H, W), `t` (B,) to what the decoder is made of.
 
         That is: the lowest activations (B, 8 dim, H / 8, W / 8), the embedding of the steps (B, 4 dim), and the
-        skips, one a level, from full to 1/8 resolution. `kept` as in `Unet.forward`.
+        skips, one a level, from full to 1/8 resolution. `kept` and `modulations` as in `Unet.forward`.
         """
+        modulations = modulations or {}
         x = self.init_conv(x.contiguous(memory_format=torch.channels_last))
         embedding = self.time_mlp(t)
         skips = []
@@ -217,9 +224,9 @@ class Encoder(nn.Module):
             skips.append(x)
             _keep(kept, f"down{level}", x)
             x = downsample(x)
-        x = self._run(self.mid_block1, x, embedding)
+        x = self._run(self.mid_block1, x, embedding, *modulations.get("mid_block1", ()))
         x = self._run(self.mid_attn, x)
-        x = self._run(self.mid_block2, x, embedding)
+        x = self._run(self.mid_block2, x, embedding, *modulations.get("mid_block2", ()))
         _keep(kept, "mid", x)
         return x, embedding, skips
 
@@ -248,24 +255,35 @@ class Unet(Encoder):
         self.final_conv = nn.Sequential(ResnetBlock(dim, dim), nn.Conv2d(dim, out_channels, 1))
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor, t: Tensor, kept: dict[str, Tensor] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, kept: dict[str, Tensor] | None = None, modulations: Modulations | None = None
+    ) -> Tensor:
         """`x` (B, 3, H, W), `t` (B,) -> (B, out_channels, H, W).
 
         Into `kept`, if given, come the activations of `BLOCKS` by name, each (B, channels, H / s, W / s).
+        `modulations`: what a condition says to some of the `ResnetBlock`s of the middle and the decoder.
         """
-        return self.decode(*self.encode(x, t, kept), kept)
+        return self.decode(*self.encode(x, t, kept, modulations), kept, modulations)
 
     def decode(
-        self, x: Tensor, embedding: Tensor, skips: list[Tensor], kept: dict[str, Tensor] | None = None
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        skips: list[Tensor],
+        kept: dict[str, Tensor] | None = None,
+        modulations: Modulations | None = None,
     ) -> Tensor:
         """What `encode` gives, or what took its place, to (B, out_channels, H, W)."""
+        modulations = modulations or {}
         for level, (block1, block2, attention, upsample) in enumerate(self.ups):
             x = torch.cat((x, skips[-1 - level]), dim=1)
-            x = self._run(attention, self._run(block2, self._run(block1, x, embedding), embedding))
+            x = self._run(block1, x, embedding, *modulations.get(f"ups.{level}.0", ()))
+            x = self._run(block2, x, embedding, *modulations.get(f"ups.{level}.1", ()))
+            x = self._run(attention, x)
             _keep(kept, f"up{level}", x)
             x = upsample(x)
         block, convolution = self.final_conv
-        x = self._run(block, x)
+        x = self._run(block, x, None, *modulations.get("final_conv.0", ()))
         _keep(kept, "last", x)
         return convolution(x)
 

@@ -22,6 +22,8 @@ import sample_images
 import sample_images_general
 from GenSelfDiff import checkpoint, predictor
 from GenSelfDiff.devices import InPrecision
+from GenSelfDiff.methods.nudiff import choose_labels, synthesize
+from GenSelfDiff.methods.nudiff.conditioned import ConditionedNet
 from GenSelfDiff.report import results
 from GenSelfDiff.test import baselines, test_script
 from GenSelfDiff.unet import DiffusionNet, SegNet
@@ -105,9 +107,35 @@ DEMO = {
     "size": (72, "MoNuSegTestData/*.tif"),
     "seed": (1, "MoNuSegTestData/*.tif"),
 }
+CHOICE = {
+    "data": ("{there}/tiny", "labelled/images/*"),
+    "output": ("elsewhere/output", "folder"),
+    "fraction": (1.0, "chosen.csv"),
+    "by": ("images", "chosen.csv"),
+    "pretrained": ("{there}/pre.pth", "chosen.csv"),
+    "clusters": (4, "chosen.csv"),
+    "batch_size": (1, "batches"),
+    "device": ("tpu", "refused"),
+    "seed": (1, "chosen.csv"),
+}
+PAIRS = {
+    "data": ("{there}/tiny", "labelled/images/image_0.png"),
+    "structures": ("{there}/structures_pre.pth", "labelled/instances/instance_12.png"),
+    "images": ("{there}/images_pre.pth", "labelled/images/image_12.png"),
+    "output": ("elsewhere/output", "folder"),
+    "count": (4, "labelled/images/image_15.png"),
+    "guidance": (0.0, "labelled/images/image_12.png"),
+    "sampler": ("ddim", "labelled/images/image_12.png"),
+    "steps": (3, "labelled/images/image_12.png"),
+    "real_structures": (True, "labelled/instances/instance_12.png"),
+    "batch_size": (1, "batches"),
+    "precision": ("bfloat16", "labelled/images/image_12.png"),
+    "device": ("tpu", "refused"),
+    "seed": (1, "labelled/instances/instance_12.png"),
+}
 TABLES = {
     image_generation: GENERATION, sample_images: SAMPLING, test_script: TEST, baselines: BASELINES, monuseg: MONUSEG,
-    glas: GLAS, hn: HN, own_data: OWN, make_demo_data: DEMO,
+    glas: GLAS, hn: HN, own_data: OWN, make_demo_data: DEMO, choose_labels: CHOICE, synthesize: PAIRS,
 }  # fmt: skip
 APART = {"overwrite"}  # it needs results that are there: see below
 CASES = [(script, name) for script, table in TABLES.items() for name in table]
@@ -194,6 +222,14 @@ def write_input(root, seed):
     torch.manual_seed(seed)
     run = {"epoch": 1 + seed, "loss": 1.0, "stage": "pretrain", "settings": {"timesteps": 20}, "patch_size": 16}
     checkpoint.save(root / "pre.pth", {**run, "model_state_dict": DiffusionNet(8).state_dict()})
+    network = ConditionedNet(8)
+    for spade in network.spades.modules():  # as after a training
+        if isinstance(spade, nn.Conv2d):
+            nn.init.normal_(spade.weight, 0, 0.3)
+    noise = {"timesteps": 20, "schedule": "linear", "input_range": [-1.0, 1.0], "drop": 0.2}
+    for stage, drawing in (("structures", DiffusionNet(8)), ("images", network)):
+        about = {**run, "stage": stage, "settings": noise, "typical_area": 40.0}
+        checkpoint.save(root / f"{stage}_pre.pth", {**about, "model_state_dict": drawing.state_dict()})
     run |= {"stage": "finetune", "classes": ["background", "nucleus"], "settings": {"input_range": [0.0, 1.0]}}
     checkpoint.save(root / "run" / "best.pth", {**run, "model_state_dict": SegNet(8, 2).state_dict()})
     return root
@@ -227,6 +263,23 @@ def base_settings(script, here, output):
         return script.Settings(run=str(here / "run"), data=here / "dark", output=output, device="cpu", pictures=0)
     if script is baselines:
         return script.Settings(data=here / "dark", output=output, pictures=0)
+    if script is choose_labels:
+        return script.Settings(
+            data=here / "tiny", output=output, pretrained=str(here / "pre.pth"), by="clusters", clusters=2,
+            fraction=0.5, batch_size=4, device="cpu",
+        )  # fmt: skip
+    if script is synthesize:
+        runs = {name: str(here / f"{name}_pre.pth") for name in ("structures", "images")}
+        return script.Settings(
+            data=here / "tiny",
+            output=output,
+            count=3,
+            batch_size=2,
+            sampler="dpm-solver++",
+            steps=4,
+            device="cpu",
+            **runs,
+        )
     if script is make_demo_data:
         return script.Settings(output=output, training_images=1, test_images=2, size=64)
     cut = {"output": output, "patch_size": 8, "stride": 8, "mpp": 0.25}

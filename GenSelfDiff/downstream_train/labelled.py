@@ -66,7 +66,7 @@ class LabelledData:
             print(f"labelled images: {', '.join(drawn)}")
         patches.check_labels(len(classes))
         if MAPS[targets]:
-            check_instances(patches, targets)
+            check_instances(patches, f"--targets {targets} is", "; or --targets classes")
         augmentation = finetuning_augmentation(settings.quarter_turns, settings.stain_jitter)
         training = PatchDataset([patches], "train", settings.seed, augmentation, targets)
         validation = PatchDataset([patches], "val", settings.seed + 1, targets=targets)
@@ -76,12 +76,15 @@ class LabelledData:
         return cls(training, validation, classes, about)
 
 
-def check_instances(patches: Patches, targets: Targets) -> None:
-    """`InputError` unless every patch has a map of its instances, of its size; they enter the hash of the labels."""
+def check_instances(patches: Patches, what_is: str, instead: str = "") -> None:
+    """`InputError` unless every patch has a map of its instances, of its size; they enter the hash of the labels.
+
+    The message begins with what is made of them, and ends with what else could be done.
+    """
     if not patches.has_instances:
         raise InputError(
-            f"--targets {targets} is made of instances, and {patches.folder} holds none (no folder instances): labels "
-            "with a number an object are needed, see docs/data.md; or --targets classes"
+            f"{what_is} made of instances, and {patches.folder} holds none (no folder instances): labels with a number "
+            f"an object are needed, see docs/data.md{instead}"
         )
     digest = hashlib.sha256(patches.labels_hash.encode())
     for patch in patches.index.patch:

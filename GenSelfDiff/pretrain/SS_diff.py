@@ -23,7 +23,7 @@ from GenSelfDiff.history import MetricSums
 from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
 from GenSelfDiff.pretrain.unlabelled import UnlabelledSettings, pretrain
 from GenSelfDiff.samplers import Sampler, sample
-from GenSelfDiff.settings import THESE, read_command_line
+from GenSelfDiff.settings import THESE, TrainingSettings, read_command_line
 from GenSelfDiff.unet import DiffusionNet
 from utils_general import InputError, at_least, contact_sheet, plain, run_script, write_png
 
@@ -32,12 +32,9 @@ QUARTERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(UnlabelledSettings):
-    """Pre-train the noise network on unlabelled patches."""
+class NoiseSettings(TrainingSettings):
+    """Settings of all that learns to predict noise."""
 
-    stage = "pretrain"
-
-    run_name: str = "MoNuSeg_pretrain"
     timesteps: int = 1000
     """steps T of the diffusion"""
     schedule: ScheduleName = "quadratic"
@@ -46,16 +43,40 @@ class Settings(UnlabelledSettings):
     """k of the P2 weight 1 / (k + SNR)^gamma"""
     p2_gamma: float = 1.0
     """gamma of the P2 weight; 0: plain squared error"""
-    t_below: int | None = None
-    """train only at steps t below this, of little noise; at all if not given. Such a network draws no images"""
     sample_every: int = 20
-    """epochs between pictures of one image being sampled; 0: none"""
+    """epochs between pictures of what is drawn so far; 0: none"""
 
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
         super().check()
-        at_least(self, timesteps=1, p2_k=0, p2_gamma=0, sample_every=0, t_below=1)
+        at_least(self, timesteps=1, p2_k=0, p2_gamma=0, sample_every=0)
         check_fields(plain(self), unet_checkpoint.SETTINGS, THESE)
+
+    @property
+    def trained_steps(self) -> int:
+        """The steps t that are trained are below this."""
+        return self.timesteps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(UnlabelledSettings, NoiseSettings):
+    """Pre-train the noise network on unlabelled patches."""
+
+    stage = "pretrain"
+
+    run_name: str = "MoNuSeg_pretrain"
+    t_below: int | None = None
+    """train only at steps t below this, of little noise; at all if not given. Such a network draws no images"""
+
+    @property
+    def trained_steps(self) -> int:
+        """See `NoiseSettings`."""
+        return self.t_below or self.timesteps
+
+    def check(self) -> None:
+        """Raise `InputError` for a setting that cannot work."""
+        super().check()
+        at_least(self, t_below=1)
         if self.t_below is not None and self.t_below > self.timesteps:
             raise InputError(f"--t-below is {self.t_below}: there are {self.timesteps} --timesteps")
 
@@ -65,18 +86,25 @@ class NoisePrediction:
 
     name = Settings.stage
 
-    def __init__(self, settings: Settings, size: int, device: torch.device):
+    def __init__(self, settings: NoiseSettings, size: int, device: torch.device):
         self.settings, self.size = settings, size
         self.diffusion = GaussianDiffusion(settings.schedule, settings.timesteps, settings.p2_k, settings.p2_gamma)
         self.diffusion.to(device)
-        self.trained_steps = settings.t_below or settings.timesteps
-        """t is below"""
+        self.trained_steps = settings.trained_steps
+
+    def learnt(self, batch: dict[str, Any]) -> Tensor:
+        """What is given noise, x_0 (B, 3, H, W)."""
+        return batch["image"]
+
+    def predict(self, model: nn.Module, x: Tensor, t: Tensor, _batch: dict[str, Any]) -> Tensor:
+        """The noise that the network sees in `x` (B, 3, H, W) at the steps `t` (B,)."""
+        return model(x, t)
 
     def _losses(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """P2 loss an image (B,) and its steps t (B,); t and noise come from each image's own seed."""
-        x_0, keys = batch["image"], batch["seed"]
+        x_0, keys = self.learnt(batch), batch["seed"]
         t, noise = keyed_steps(keys, self.trained_steps), keyed_normal(keys, *x_0.shape[1:])
-        predicted = model(self.diffusion.q_sample(x_0, t, noise), t)
+        predicted = self.predict(model, self.diffusion.q_sample(x_0, t, noise), t, batch)
         return self.diffusion.p2_loss(noise, predicted, t), t
 
     def _metrics(self, losses: Tensor, t: Tensor) -> MetricSums:
@@ -102,12 +130,13 @@ class NoisePrediction:
 
     def after_epoch(self, model: nn.Module, epoch: int, folder: Path) -> None:
         """Every `sample_every` epochs, draw 100 moments of one image's sampling, always from the same noise."""
-        if not self.settings.sample_every or epoch % self.settings.sample_every or self.settings.t_below:
+        settings = self.settings
+        if not settings.sample_every or epoch % settings.sample_every or self.trained_steps < settings.timesteps:
             return
-        moments = {round(i * (self.settings.timesteps - 1) / 99) for i in range(100)}
-        clamp = self.settings.input_range if self.settings.recipe == "improved" else None
-        sampling = sample(self.diffusion, model, self.size, [self.settings.seed], Sampler(clamp=clamp))
-        frames = [to_image(x[0], self.settings.input_range) for t, x in sampling if t in moments]
+        moments = {round(i * (settings.timesteps - 1) / 99) for i in range(100)}
+        clamp = settings.input_range if settings.recipe == "improved" else None
+        sampling = sample(self.diffusion, model, self.size, [settings.seed], Sampler(clamp=clamp))
+        frames = [to_image(x[0], settings.input_range) for t, x in sampling if t in moments]
         path = folder / f"sample_epoch_{epoch}.png"
         write_png(path, contact_sheet(frames, columns=10))
         print(f"one image sampled, in 100 of its steps: {path}")

@@ -22,6 +22,7 @@ from GenSelfDiff.methods import (
     simclr,
     variational_autoencoder,
 )
+from GenSelfDiff.methods.nudiff import train_images, train_structures
 from GenSelfDiff.pretrain import SS_diff
 from tests.conftest import write_tiny_data_set
 from tests.GenSelfDiff.runs import history
@@ -65,14 +66,14 @@ SHARED = {
     "run_name": ("another", {"folder"}),
     "data": ("other", {"images", "weights"}),
 }
-PRETRAINING = SHARED | {
+NOISE = {
     "timesteps": (40, {"weights", "history"}),
     "schedule": ("linear", {"weights", "history"}),
     "p2_k": (2.0, {"weights", "history"}),
     "p2_gamma": (0.0, {"weights", "history"}),
-    "t_below": (10, {"weights", "history"}),
     "sample_every": (1, {"files"}),
 }
+PRETRAINING = SHARED | NOISE | {"t_below": (10, {"weights", "history"})}
 FINETUNING = SHARED | {
     "seed": (1, {"initial", "order", "images", "weights"}),  # nothing is drawn but the augmentation
     "pretrained": ("pretraining", {"initial", "weights"}),
@@ -119,13 +120,22 @@ METHODS = {
         "draw_seed": (2, {"weights", "order"}),
         "checkpoint_activations": (True, {"refused"}),
     },
+    "structures": {"sample_every": (1, {"files"})},
+    "images": {
+        "sample_every": (1, {"files"}),
+        "pretrained": ("pretraining", {"initial", "weights"}),
+        "drop": (0.9, {"weights", "history"}),
+        "unlabelled": (True, {"weights", "images"}),
+    },
 }  # fmt: skip
 """What is their own: the settings that they share with the others go the same way, and are looked at there."""
 TABLES = {"pretraining": PRETRAINING, "finetuning": FINETUNING, "features": FEATURES}
 TABLES |= {stage: SHARED | own for stage, own in METHODS.items()}
+TABLES |= {stage: SHARED | NOISE | METHODS[stage] for stage in ("structures", "images")}
 SCRIPTS = {
     "pretraining": SS_diff, "finetuning": Diff_Seg, "features": pixel_classifier, "context": context_restoration,
     "masked": masked_images, "vae": variational_autoencoder, "simclr": simclr, "monai": monai_networks,
+    "structures": train_structures, "images": train_images,
 }  # fmt: skip
 MAINS = {stage: script.main for stage, script in SCRIPTS.items()}
 STAGES = (
@@ -243,6 +253,10 @@ def base(tmp_path_factory):
                 settings = pixel_classifier.Settings(data=tiny, pretrained="scratch", **run | small)
             elif stage == "monai":
                 settings = monai_networks.Settings(data=tiny, labelled_images=1, **run | {"epochs": 2})
+            elif stage in ("structures", "images"):  # the noise is that of the pre-training, from which images begin
+                noise = {"schedule": "quadratic", "timesteps": 20, "p2_gamma": 1.0, "sample_every": 0}
+                noise |= {"drop": 0.5} if stage == "images" else {}
+                settings = SCRIPTS[stage].Settings(data=tiny, **run | noise)
             elif stage in METHODS:
                 small = {"context": {"part": 4, "swaps": 3}, "masked": {"block": 4}}.get(stage, {})
                 small |= {} if stage == "simclr" else {"sample_every": 0}

@@ -14,6 +14,7 @@ from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import Devices, InPrecision
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
+from GenSelfDiff.methods.nudiff import synthesize, train_images, train_structures
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.unet import DiffusionNet, SegNet
 from tests.GenSelfDiff.runs import history
@@ -141,3 +142,17 @@ def test_pretraining_generation_and_finetuning(tiny_data_set, tmp_path, precisio
     tuned = str(tmp_path / "seg")
     Diff_Seg.main(Diff_Seg.Settings(data=tiny_data_set, run_name=tuned, pretrained=run, **small))
     assert pd.read_csv(tmp_path / "seg" / "history.csv").val_loss.notna().all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_nudiff(tiny_data_set, tmp_path, precision):
+    small = {"dim": 8, "batch_size": 4, "workers": 1, "initial_weights": "pytorch", "epochs": 2, "precision": precision}
+    small |= {"data": tiny_data_set, "timesteps": 20, "sample_every": 2, "device": "cuda:0"}
+    runs = {name: str(tmp_path / name) for name in ("structures", "images")}
+    train_structures.main(train_structures.Settings(run_name=runs["structures"], **small))
+    train_images.main(train_images.Settings(run_name=runs["images"], **small))
+    for run in runs.values():
+        assert pd.read_csv(Path(run) / "history.csv").val_loss.notna().all()
+    drawn = {"data": tiny_data_set, "count": 3, "batch_size": 2, "precision": precision, "device": "cuda:0", **runs}
+    synthesize.main(synthesize.Settings(output=tmp_path / "pairs", sampler="dpm-solver++", steps=3, **drawn))
+    assert np.ptp(read_rgb(tmp_path / "pairs" / "labelled" / "images" / "image_14.png")) > 0

@@ -15,6 +15,8 @@ from GenSelfDiff.history import MetricMeans
 from GenSelfDiff.methods import context_restoration, masked_images, simclr, variational_autoencoder
 from GenSelfDiff.methods.context_restoration import ContextRestoration
 from GenSelfDiff.methods.masked_images import MaskedImages
+from GenSelfDiff.methods.nudiff import train_images, train_structures
+from GenSelfDiff.methods.nudiff.conditioned import ConditionedNet
 from GenSelfDiff.methods.simclr import Contrast, ProjectedEncoder
 from GenSelfDiff.methods.variational_autoencoder import AutoEncoder, LowerBound
 from GenSelfDiff.pretrain import SS_diff
@@ -42,6 +44,14 @@ STAGES = {
     "masked": lambda: (MaskedImages(masked_images.Settings(block=4)), SegNet(8, 3).to(META)),
     "vae": lambda: (LowerBound(variational_autoencoder.Settings()), AutoEncoder(8, 4, 0).to(META)),
     "simclr": lambda: (Contrast(simclr.Settings()), ProjectedEncoder(8, 8, 0).to(META)),
+    "structures": lambda: (
+        train_structures.StructurePrediction(train_structures.Settings(), 16, META, 9.0),
+        DiffusionNet(8).to(META),
+    ),
+    "images": lambda: (
+        train_images.ImagePrediction(train_images.Settings(), 16, META, {}),
+        ConditionedNet(8).to(META),
+    ),
 }
 
 

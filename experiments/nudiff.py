@@ -1,0 +1,289 @@
+"""What are synthetic pairs of Nudiff worth, beside real labels? A grid of small runs, at equal steps.
+
+    python3 experiments/nudiff.py --data data/MoNuSeg_2 --estimate
+    python3 experiments/nudiff.py --data data/MoNuSeg_2
+
+For each share of the labels and each draw of them both networks of Nudiff are trained on the chosen labels (the second
+from a pre-training on all unlabelled images, which it goes on to see), pairs are drawn, and every arm is fine-tuned for
+the same number of steps and tested. Every finished run is a row in experiments/records: stopped, the grid goes on.
+"""
+
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.grid import folder_name, run, run_all
+from experiments.nudiff_report import ARM, DRAW, METRICS, PERCENT, report
+from experiments.records import ASKED, Records, hash_of_question
+from experiments.timed import Record
+from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, train_and_test, what_is_shown
+from GenSelfDiff.comparison.results import Result
+from GenSelfDiff.data import PatchDataset
+from GenSelfDiff.methods.nudiff.subsets import describe, write_subset
+from GenSelfDiff.methods.nudiff.with_labels import labelled_patches
+from GenSelfDiff.patches import Patches
+from output_folder import locked, replace_folder
+from utils_general import MONUSEG, ROOT, InputError, at_least, run_script
+
+ArmName = Literal[
+    "real", "real, 4 times the steps", "real, strong stain jitter", "real + synthetic", "synthetic",
+    "real + images of real structures",
+]  # fmt: skip
+SizeName = Literal["small", "gpu"]
+KEY = (PERCENT, ARM, DRAW)
+NUDIFF = "GenSelfDiff/methods/nudiff"
+MARKER = "dataset.json"
+FORWARD = 1 / 3  # of a training step, of which the backward pass is the rest
+LOOKS = 4  # at the validation, of each training
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is learnt from, and how."""
+
+    pairs: Literal["none", "synthetic", "real structures"] = "none"
+    """what is beside the real patches: synthetic pairs, or synthetic images of the real structures"""
+    without_real: bool = False
+    times: int = 1
+    """as many times the steps of the others"""
+    options: tuple[object, ...] = ()
+    """of Diff_Seg.py, beside those of all"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large all networks are, and how long they are trained; the batch is 8 throughout."""
+
+    dim: int
+    pretraining: int
+    """steps, as of the following"""
+    structures: int
+    images: int
+    fine_tuning: int
+    pairs: int
+    """that are drawn"""
+    guidance: float
+    sampling_steps: int
+    """of DPM-Solver++"""
+    options: tuple[object, ...] = ("--recipe", "improved", "--workers", 0)
+    """of all trainings"""
+
+
+ARMS: dict[ArmName, Arm] = {
+    "real": Arm(),
+    "real, 4 times the steps": Arm(times=4),
+    "real, strong stain jitter": Arm(options=("--stain-jitter", 0.2)),
+    "real + synthetic": Arm("synthetic"),
+    "synthetic": Arm("synthetic", without_real=True),
+    "real + images of real structures": Arm("real structures"),
+}
+SIZES: dict[SizeName, Size] = {
+    "small": Size(16, 4000, 4000, 5000, 600, 256, 2.0, 20),
+    "gpu": Size(64, 50_000, 50_000, 60_000, 3000, 512, 2.0, 50),
+}
+IMAGES = ("--drop", 0.2, "--unlabelled")  # of the training of images
+NOISE = ("--schedule", "linear", "--p2-gamma", 0)  # of the pre-training: that of Nudiff
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Are synthetic pairs worth real labels?"""
+
+    data: Path = MONUSEG
+    """root of the data set"""
+    size: SizeName = "small"
+    """small: width 16, for two CPU cores; gpu: width 64, for patches of 128 pixels"""
+    percents: tuple[int, ...] = (10, 20, 50, 100)
+    """shares of the labelled images"""
+    draws: int = 3
+    """of the labels, the same for all arms; also the seeds of all networks"""
+    arms: tuple[ArmName, ...] = ()
+    """only these, and "real", which they are compared with; all if not given"""
+    output: Path = ROOT / "experiments" / "results" / "nudiff"
+    """folder for labels, networks, pairs, the table and the picture"""
+    records: Path = ROOT / "experiments" / "records"
+    """folder of the table of finished runs"""
+    jobs: int = 2
+    """draws at a time, each with one thread on a CPU"""
+    estimate: bool = False
+    """say how many runs there are to do, and for how long, and do none"""
+
+    def check(self) -> None:
+        """Raise `InputError` for a setting that cannot work."""
+        at_least(self, draws=1, jobs=1)
+        if not self.percents or len(set(self.percents)) < len(self.percents):
+            raise InputError("--percents names no share, or one twice")
+        if wrong := [percent for percent in self.percents if not 1 <= percent <= 100]:
+            raise InputError(f"--percents names {wrong[0]}: 1 to 100 are possible")
+
+
+class Grid:
+    """All runs on a data set."""
+
+    def __init__(self, settings: Settings):
+        self.settings, self.size = settings, SIZES[settings.size]
+        self.arms = [arm for arm in ARMS if arm == "real" or not settings.arms or arm in settings.arms]
+        self.data, self.output = settings.data.resolve(), settings.output.resolve()
+        patches = labelled_patches(self.data)
+        self.pixels = patches.data_set.patch_size
+        self.shown = what_is_shown(*(PatchDataset([patches], split, 0) for split in ("train", "val")))
+        self.work = self.output / folder_name(patches.data_set.name, settings.size)
+        name = folder_name("nudiff", settings.size, patches.data_set.name)
+        self.records = Records(settings.records.resolve() / f"{name}.csv", KEY)
+
+    def ask(self, percent: int, arm: ArmName, draw: int) -> dict[str, Any]:
+        """A run: its key, and a hash of everything else that it is asked for."""
+        asked = [self.shown, BATCH, asdict(self.size), asdict(ARMS[arm]), NOISE, IMAGES]
+        return dict(zip(KEY, (percent, arm, draw), strict=True)) | {ASKED: hash_of_question(*asked)}
+
+    def wanted(self) -> list[dict[str, Any]]:
+        """All runs."""
+        draws = range(1, self.settings.draws + 1)
+        return [self.ask(p, arm, draw) for p in sorted(self.settings.percents) for draw in draws for arm in self.arms]
+
+    def missing(self) -> list[dict[str, Any]]:
+        """Those that are not done."""
+        return [row for row in self.wanted() if row not in self.records]
+
+    def do(self) -> None:
+        """All that is missing, a draw of a share after the other, some at a time."""
+        blocks: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        for row in self.missing():
+            blocks.setdefault((row[PERCENT], row[DRAW]), []).append(row)
+        run_all([partial(Block(self, *which).do, rows) for which, rows in blocks.items()], self.settings.jobs)
+
+    def pretrained(self, draw: int) -> Path:
+        """A run of pre-training on all unlabelled images with a seed, trained unless it is there; others wait."""
+        folder, size = self.work / f"pretrained_{draw}", self.size
+        with locked(folder):
+            where = ["--data", self.data, "--run-name", folder / "run", "--seed", draw]
+            self.train("GenSelfDiff/pretrain/SS_diff.py", size.pretraining, where, ["--dim", size.dim, *NOISE], folder)
+        return folder / "run"
+
+    def train(self, script: str, steps: int, where: list[object], options: list[object], log: Path) -> None:
+        """One of the trainings of diffusion models; what is finished is not done again."""
+        length = ["--steps", steps, "--validate-every", max(1, steps // LOOKS), "--batch-size", BATCH]
+        run(script, *where, *length, "--sample-every", 0, *self.size.options, *options, log=log.with_suffix(".txt"))
+
+    def say_estimate(self) -> None:
+        """Print how many runs are to do, and how long they take here, from a measured step."""
+        rows, size = self.missing(), self.size
+        kinds = {(row[PERCENT], row[DRAW], ARMS[row[ARM]].pairs) for row in rows} - {
+            (row[PERCENT], row[DRAW], "none") for row in rows
+        }
+        blocks, draws = {which[:2] for which in kinds}, {draw for _, draw, _ in kinds}
+        drawn = [which for *_, which in kinds if which == "synthetic"]
+        steps = sum(size.fine_tuning * ARMS[row[ARM]].times for row in rows) + len(draws) * size.pretraining
+        steps += len(blocks) * size.images + len(drawn) * size.structures
+        looks = len(kinds) * (1 + (size.guidance > 0)) + len(drawn)  # of each pair, at each step of its sampling
+        steps += looks * size.pairs * size.sampling_steps * FORWARD / BATCH
+        second = seconds_a_step(self.pixels, size.dim)
+        hours = (steps * second + len(rows) * SECONDS_A_TEST) / self.settings.jobs / 3600
+        print(
+            f"{len(blocks)} choices of labels to learn to draw from, {len(rows)} runs to fine-tune and test; a step "
+            f"takes {second:.2f} s with one thread: about {hours:.1f} hours, {self.settings.jobs} at a time"
+        )
+
+
+class Block:
+    """All arms of one draw of one share of the labels."""
+
+    def __init__(self, grid: Grid, percent: int, draw: int):
+        self.grid, self.percent, self.draw = grid, percent, draw
+        self.folder = grid.work / folder_name(percent, draw)
+        self.labels = self.folder / "labels"
+
+    def do(self, rows: list[dict[str, Any]]) -> None:
+        """The missing arms."""
+        self.choose()
+        for row in rows:
+            self.one_run(row)
+
+    def choose(self) -> None:
+        """The draw of the labels."""
+        if not (self.labels / MARKER).is_file():
+            words = ["--data", self.grid.data, "--output", self.labels, "--seed", self.draw]
+            log = self.folder / "labels.txt"
+            run(f"{NUDIFF}/choose_labels.py", *words, "--fraction", self.percent / 100, log=log)
+
+    def one_run(self, row: dict[str, Any]) -> None:
+        """Draw what is needed, fine-tune, test, write the row down; the weights are not kept."""
+        arm, size = ARMS[row[ARM]], self.grid.size
+        steps, folder = size.fine_tuning * arm.times, self.folder / folder_name(row[ARM])
+        words = ["--pretrained", "scratch", "--dim", size.dim, "--targets", "hv", *size.options, "--seed", self.draw]
+        words += ["--steps", steps, "--validate-every", steps, *arm.options]
+        data = self.labels if arm.pairs == "none" else self.with_pairs(arm)
+        log = folder.with_name(f"{folder.name}.txt")
+        found, about = train_and_test("GenSelfDiff/downstream_train/Diff_Seg.py", words, data, "test", folder, log)
+        counts = Patches(data / "labelled", labelled=True).index.split.value_counts()
+        about |= {"steps": steps, "patches": int(counts.get("train", 0))}
+        about["seconds of drawing"] = round(Record(self.clock(arm)).earlier)
+        self.grid.records.add(row | figures(found) | about)
+        shutil.rmtree(folder)
+
+    def with_pairs(self, arm: Arm) -> Path:
+        """The data set of an arm, drawn unless it is there."""
+        target = self.folder / folder_name("pairs", arm.pairs)
+        if not (target / "nuclei.csv").is_file():
+            record = Record(self.clock(arm))
+            try:
+                self.draw_pairs(arm, target)
+            finally:
+                record.keep()
+        return self.only_pairs(target) if arm.without_real else target
+
+    def clock(self, arm: Arm) -> Path:
+        """The file of the seconds that the pairs of an arm took, the training of the networks included."""
+        return self.folder / f"{folder_name('seconds', arm.pairs)}.json"
+
+    def draw_pairs(self, arm: Arm, target: Path) -> None:
+        """Train both networks, and draw; what is finished is not done again."""
+        grid, size = self.grid, self.grid.size
+        runs = {name: self.folder / name for name in ("structures", "images")}
+        start = {"images": [*IMAGES, "--pretrained", grid.pretrained(self.draw)], "structures": ["--dim", size.dim]}
+        for name in ("structures", "images") if arm.pairs == "synthetic" else ("images",):
+            where = ["--data", self.labels, "--run-name", runs[name], "--seed", self.draw]
+            grid.train(f"{NUDIFF}/train_{name}.py", getattr(size, name), where, start[name], runs[name])
+        words = ["--data", self.labels, "--output", target, "--count", size.pairs, "--seed", self.draw]
+        words += ["--structures", runs["structures"], "--images", runs["images"], "--guidance", size.guidance]
+        words += ["--sampler", "dpm-solver++", "--steps", size.sampling_steps]
+        words += ["--real-structures"] * (arm.pairs == "real structures")
+        run(f"{NUDIFF}/synthesize.py", *words, log=target.with_name(f"{target.name}.txt"))
+
+    def only_pairs(self, both: Path) -> Path:
+        """The same data set without its real patches to train on; what is held out is real."""
+        target = both.with_name(f"{both.name}_only")
+        if not (target / MARKER).is_file():
+            patches = Patches(both / "labelled", labelled=True)
+            real = Patches(self.labels / "labelled", labelled=True).select("train")
+            with replace_folder(target, MARKER, overwrite=False) as folder:
+                write_subset(folder, patches, patches.index[~patches.index.patch.isin(real)])
+                describe(patches.data_set, folder, target.name)
+        return target
+
+
+def figures(found: Result) -> dict[str, float]:
+    """What a row says of a test: means over its images, and each metric of each image."""
+    images = found.images[[*METRICS]]
+    of_each = {f"{metric} {image}": value for metric in METRICS for image, value in images[metric].items()}
+    return images.mean().to_dict() | of_each
+
+
+def main(settings: Settings) -> None:
+    """Run what is missing, report."""
+    settings.check()
+    grid = Grid(settings)
+    grid.say_estimate()
+    if settings.estimate:
+        return
+    grid.do()
+    report(grid.records.of(grid.wanted()), grid.arms, grid.work)
+
+
+if __name__ == "__main__":
+    run_script(main, Settings)

@@ -1,0 +1,103 @@
+"""experiments/nudiff.py for real on tiny data: all arms, going on, the table; what is asked, and what cannot work."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import nudiff, nudiff_report, training_runs
+from experiments.nudiff import Size
+from experiments.paired import difference
+from GenSelfDiff.patches import Patches
+from tests.experiments.in_process import one_after_the_other
+from utils_general import InputError
+
+TINY = Size(8, 1, 1, 2, 2, 3, 2.0, 2, ("--recipe", "improved", "--workers", 0, "--device", "cpu"))
+
+
+@pytest.fixture
+def asked(tiny_data_set, tmp_path, monkeypatch):
+    """All arms with half of the labels, once; scripts run in this process."""
+    one_after_the_other(monkeypatch, nudiff, training_runs)
+    monkeypatch.setitem(nudiff.SIZES, "small", TINY)
+    return nudiff.Settings(
+        data=tiny_data_set, output=tmp_path / "out", records=tmp_path / "records", percents=(50,), draws=1, jobs=1,
+        arms=("synthetic", "real + images of real structures"),
+    )  # fmt: skip
+
+
+def test_choices_networks_pairs_runs_and_a_table(asked, capsys, monkeypatch):
+    """Of three arms; the others have no more pairs than these."""
+    nudiff.main(replace(asked, arms=(), estimate=True))
+    assert "1 choices of labels to learn to draw from, 6 runs" in capsys.readouterr().out
+    arms = ["real", *asked.arms]
+    assert not (asked.output / "tiny_small").exists()
+    nudiff.main(asked)
+    work = asked.output / "tiny_small"
+    rows = pd.read_csv(asked.records / "nudiff_small_tiny.csv").set_index("arm")
+    assert rows.patches.to_dict() == dict(zip(arms, (4, 3, 7), strict=True)) and (rows.steps == 2).all()
+    assert rows.loc["real", "seconds of drawing"] == 0
+    assert np.allclose(rows[["AJI t1", "AJI t2"]].mean(axis=1), rows["AJI"], atol=1e-5)
+    kept = {path.parent.name for path in work.glob("*/*/best.pth")}
+    assert kept == {"run", "structures", "images"}  # those that draw, not those that segment
+    pairs = Patches(work / "50_1" / "pairs_synthetic" / "labelled", labelled=True).index
+    assert pairs.source.astype(str).str.startswith("synthetic_").sum() == 3
+    table = pd.read_csv(work / "table.csv")
+    assert table.arm.tolist() == arms and table["Dice gain"].notna().tolist() == [False, True, True]
+    assert (work / "gains.png").is_file() and set(pd.read_csv(work / "published.csv").source) == {
+        "published, unchecked"
+    }
+    capsys.readouterr()
+    before = (asked.records / "nudiff_small_tiny.csv").read_bytes()
+    nudiff.main(asked)
+    assert "0 choices of labels to learn to draw from, 0 runs" in capsys.readouterr().out
+    assert (asked.records / "nudiff_small_tiny.csv").read_bytes() == before
+    monkeypatch.setitem(nudiff.SIZES, "small", replace(TINY, structures=2))
+    with pytest.raises(InputError, match="has a row of 50, real, 1 that was asked for something else"):
+        nudiff.main(asked)
+
+
+def test_only_some_arms_and_never_without_the_real_one(asked):
+    """Which steps and options each has."""
+    plans = nudiff.ARMS.values()
+    assert [plan.times for plan in plans] == [1, 4, 1, 1, 1, 1] and sum(bool(plan.options) for plan in plans) == 1
+    assert [name for name, plan in nudiff.ARMS.items() if plan.without_real] == ["synthetic"]
+    grid = nudiff.Grid(replace(asked, arms=("synthetic",), draws=2, percents=(50, 100)))
+    assert [(row["percent of the labels"], row["arm"], row["draw"]) for row in grid.wanted()] == [
+        (percent, arm, draw) for percent in (50, 100) for draw in (1, 2) for arm in ("real", "synthetic")
+    ]
+
+
+def test_gains_are_paired_by_draw_and_image():
+    one = {"steps": 9, "seconds": 1800, "seconds of the test": 0, "seconds of drawing": 1800, "object F1": 0.5}
+    rows = pd.DataFrame([
+        {nudiff_report.PERCENT: 10, "arm": arm, "draw": draw, **one, "Dice": 0, "AJI": 0, "Dice x": x, "Dice y": y,
+         "AJI x": x, "AJI y": y}
+        for arm, draw, x, y in (("real", 1, 0.5, 0.6), ("real", 2, 0.4, 0.5), ("synthetic", 1, 0.6, 0.6),
+                                ("synthetic", 2, 0.7, 0.5), ("synthetic", 3, 0.0, 0.0))
+    ])  # fmt: skip
+    row = nudiff_report.row_of(rows, 10, "synthetic")
+    told = difference(np.array([[0.6, 0.6], [0.7, 0.5]]), np.array([[0.5, 0.6], [0.4, 0.5]]))
+    assert (row["Dice gain"], row["Dice low"]) == (pytest.approx(0.1), told.low)
+    assert row["draws"] == 3 and row["hours"] == 3 and nudiff_report.row_of(rows, 20, "real") is None
+
+
+def test_the_published_table():
+    table = nudiff_report.published().set_index(["network", "data set", nudiff_report.PERCENT, "arm"])
+    assert table.loc[("PFF-Net", "Kumar", 20, "real"), ["Dice", "AJI"]].tolist() == [0.7786, 0.6087]
+    assert table.loc[("HoVer-Net", "MoNuSeg", 10, "real + synthetic"), "AJI"] == 0.6785 and len(table) == 32
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"percents": ()}, "--percents names no share"),
+        ({"percents": (10, 10)}, "--percents names no share, or one twice"),
+        ({"percents": (0,)}, "--percents names 0: 1 to 100"),
+        ({"draws": 0}, "--draws is 0"),
+    ],
+)
+def test_what_cannot_work_is_said(asked, changed, message):
+    with pytest.raises(InputError, match=message):
+        nudiff.main(replace(asked, **changed))
