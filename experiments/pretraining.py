@@ -23,7 +23,7 @@ import torch
 
 from experiments.grid import folder_name, run, run_all
 from experiments.pretraining_report import SEED, TRIVIAL, report
-from experiments.questions import ARMS, CHOICE_DRAWS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
+from experiments.questions import ARMS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, tested, train_and_test, what_is_shown
 from GenSelfDiff import checkpoint
@@ -34,7 +34,7 @@ from output_folder import locked
 from utils_general import ROOT, InputError, at_least, run_script
 
 QuestionName = Literal[
-    "GlaS", "GlaS-features", "GlaS-budgets", "GlaS-transfer", "GlaS-noise", "MoNuSeg", "MoNuSeg-features"
+    "GlaS", "GlaS-all", "GlaS-features", "GlaS-budgets", "GlaS-transfer", "GlaS-noise", "MoNuSeg", "MoNuSeg-features"
 ]
 KEY = ("arm", "labelled images", "draw", "learning rate")
 METRICS = ("Dice", "object F1", "object Dice", "AJI", "GlaS F1")
@@ -95,7 +95,9 @@ class Grid:
     def choices(self) -> list[dict[str, Any]]:
         """Runs on development images, by which the learning rates are chosen."""
         asking = [name for name in self.arms if not ARMS[name].rate_of]
-        return [self.ask_choice(arm, draw, rate) for draw in CHOICE_DRAWS for arm in asking for rate in RATES]
+        return [
+            self.ask_choice(arm, draw, rate) for draw in self.question.choice_draws for arm in asking for rate in RATES
+        ]
 
     def ask_choice(self, arm: str, draw: int, rate: float) -> dict[str, Any]:
         """A run on development images; see `ask`."""
@@ -104,9 +106,9 @@ class Grid:
     def rate(self, arm: str) -> float:
         """The learning rate with the best mean Dice on development images; of equals the lowest."""
         arm = ARMS[arm].rate_of or arm
-        wanted = [self.ask_choice(arm, draw, rate) for draw in CHOICE_DRAWS for rate in RATES]
+        wanted = [self.ask_choice(arm, draw, rate) for draw in self.question.choice_draws for rate in RATES]
         rows = self.records["val"].of(wanted)
-        if len(rows) < len(CHOICE_DRAWS) * len(RATES):
+        if len(rows) < len(wanted):
             raise InputError(f"the learning rate of {arm} is not chosen yet: {len(rows)} runs are done")
         return float(rows.groupby("learning rate")["Dice"].mean().idxmax())
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 Start = Literal["scratch", "pre-trained", "shuffled"]
 DIM = 16
+CHOICE_DRAWS = (101, 102, 103)
 SMALL = ("--recipe", "improved", "--dim", DIM, "--workers", 0)
 
 
@@ -57,6 +58,8 @@ class Question:
     """labelled images when learning rates are chosen"""
     pays: float
     """the smallest gain in Dice that is called one"""
+    choice_draws: tuple[int, ...] = CHOICE_DRAWS
+    """draws of the runs that learning rates are chosen by"""
     only: dict[str, dict[int, int]] = field(default_factory=dict)
     """how many draws of each number of labelled images, for arms that are not run with all"""
     parts: tuple[str, ...] = ()
@@ -107,7 +110,6 @@ for n in SHORTER:  # warm-up is the same part of each length
     ARMS[f"scratch, {n} steps"] = Arm("scratch", options=("--warm-up", n // 6), more_steps=n - 300)
     ARMS[f"low noise, {n} steps"] = Arm("pre-trained", "low", (*KEPT, "--warm-up", n // 6), more_steps=n - 300)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-CHOICE_DRAWS = (101, 102, 103)
 GLAS = {"data": "GlaS_4", "records": "glas", "chosen_with": 4, "pays": 0.02}
 MONUSEG = {"data": "MoNuSeg_2", "records": "monuseg", "chosen_with": 1, "pays": 0.01}
 QUESTIONS = {
@@ -117,6 +119,15 @@ QUESTIONS = {
         steps={2: 300, 4: 300, 8: 300, 16: 300, 75: 600},
         arms=("scratch", "scratch, whole compute", "P2", "low noise", "low noise, shuffled"),
         only={"scratch, whole compute": {4: 3}, "P2": {4: 10}},
+        parts=("testA", "testB"),
+        judged="low noise",
+    ),
+    "GlaS-all": Question(
+        **{**GLAS, "records": "glas_all", "chosen_with": 75},
+        choice_draws=(101,),  # all draws are of the same images
+        draws={75: 6},
+        steps={75: 600},
+        arms=("scratch", "low noise", "low noise, shuffled"),
         parts=("testA", "testB"),
         judged="low noise",
     ),

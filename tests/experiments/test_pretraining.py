@@ -27,10 +27,10 @@ def asked(tiny_data_set, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "SMALL", SMALL)
     monkeypatch.setattr(pretraining, "DIM", 8)
     monkeypatch.setattr(pretraining, "RATES", (1e-3, 1e-2))
-    monkeypatch.setattr(pretraining, "CHOICE_DRAWS", (101,))
     monkeypatch.setattr(pretraining, "PRETRAINING_SEEDS", 1)
     monkeypatch.setitem(pretraining.PRETRAININGS, "low", PreTraining((*SMALL, "--t-below", 9), steps=2))
-    tiny = Question("tiny", "glas", {1: 2}, {1: 2}, ("scratch", "low noise, shuffled"), chosen_with=1, pays=0.02)
+    tiny = Question("tiny", "glas", {1: 2}, {1: 2}, ("scratch", "low noise, shuffled"), chosen_with=1, pays=0.02,
+                    choice_draws=(101,))  # fmt: skip
     monkeypatch.setitem(pretraining.QUESTIONS, "GlaS", tiny)
     return pretraining.Settings(
         data=tiny_data_set, output=tmp_path / "out", records=tmp_path / "records", weights=tmp_path / "weights", jobs=1
@@ -95,7 +95,7 @@ def test_all_arms_of_a_question_are_known_and_their_choices_are_of_equal_number(
         arms = [questions.ARMS[name] for name in question.arms]
         assert all(not arm.pretraining or arm.pretraining in questions.PRETRAININGS for arm in arms)
         assert {*question.draws, question.chosen_with} == {*question.steps}
-        assert not {*range(1, 1 + max(question.draws.values(), default=0))} & {*questions.CHOICE_DRAWS}
+        assert not {*range(1, 1 + max(question.draws.values(), default=0))} & {*question.choice_draws}
         for arm in question.only:
             assert arm in question.arms and question.draws_of(arm).items() != question.draws.items()
             assert all(draws <= question.draws[n] for n, draws in question.draws_of(arm).items())
