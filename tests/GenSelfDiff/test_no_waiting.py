@@ -13,6 +13,8 @@ from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.downstream_train.losses import LossName
 from GenSelfDiff.history import MetricMeans
 from GenSelfDiff.methods import context_restoration, masked_images, simclr, variational_autoencoder
+from GenSelfDiff.methods.attention import SS_attention
+from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification
 from GenSelfDiff.methods.context_restoration import ContextRestoration
 from GenSelfDiff.methods.masked_images import MaskedImages
 from GenSelfDiff.methods.simclr import Contrast, ProjectedEncoder
@@ -21,6 +23,7 @@ from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.unet import DiffusionNet, SegNet
 
 META = torch.device("meta")
+PICTURES = {"input_range": (0.0, 1.0), "sample_every": 0}
 ALL_LOSSES = typing.get_args(LossName)
 
 
@@ -30,7 +33,13 @@ def batch():
         "image": torch.zeros(4, 3, 16, 16, device=META),
         "label": torch.zeros(4, 16, 16, dtype=torch.long, device=META),
         "seed": torch.zeros(4, dtype=torch.long, device=META),
+        "level": torch.zeros(4, dtype=torch.long, device=META),
+        "told": torch.zeros(4, dtype=torch.long, device=META),
     }
+
+
+def attention(**changes):
+    return SS_attention.build_network(SS_attention.Settings(dim=8, classifier="small", **changes), 0.2, None).to(META)
 
 
 STAGES = {
@@ -42,6 +51,11 @@ STAGES = {
     "masked": lambda: (MaskedImages(masked_images.Settings(block=4)), SegNet(8, 3).to(META)),
     "vae": lambda: (LowerBound(variational_autoencoder.Settings()), AutoEncoder(8, 4, 0).to(META)),
     "simclr": lambda: (Contrast(simclr.Settings()), ProjectedEncoder(8, 8, 0).to(META)),
+    "attention": lambda: (
+        Magnification(3, dict.fromkeys(("smoothness", "equivariance", "scale"), 1.0), **PICTURES),
+        attention(threshold_by_level=True),
+    ),
+    "haematoxylin": lambda: (Haematoxylin(**PICTURES), attention()),
 }
 
 

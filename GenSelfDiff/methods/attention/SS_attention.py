@@ -125,7 +125,7 @@ class Settings(UnlabelledSettings):
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
         super().check()
-        at_least(self, tile=2 * SIDE_MULTIPLE, smoothness=0, equivariance=0, scale_equivariance=0)
+        at_least(self, tile=SIDE_MULTIPLE, smoothness=0, equivariance=0, scale_equivariance=0)
         at_least(self, stain_deviation=0, weight_decay=0, sample_every=0)
         check_fields(plain(self), DESCRIBED, THESE)
         if self.share is not None and not 0 < self.share < 1:
@@ -213,14 +213,15 @@ def main(settings: Settings) -> None:
     levels = read_levels(settings.data)
     target = target_colours(levels[0]) if settings.stain_normalise else None
     training, validation = read_data(settings, target, levels)
-    share = nuclei_share(levels[0]) if settings.share is None else settings.share
+    estimated = {"share of nuclei": nuclei_share(levels[0])} if settings.share is None else {}
+    share = estimated.get("share of nuclei", settings.share)
     print(f"{len(levels)} levels; {share:.1%} of a tile is looked at")
     prepare_run(settings, devices)
     torch.manual_seed(settings.seed)
     model = build_network(settings, share, target)
     finest = levels[0].data_set
     about = {"classes": CLASSES, "data_set": finest.name, "patch_size": finest.patch_size, "instances": "watershed"}
-    about |= {"mpp": finest.mpp, "downscale": finest.downscale, "share of nuclei": share}
+    about |= {"mpp": finest.mpp, "downscale": finest.downscale, **estimated}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rates = [RateGroup(trained, weight_decay=settings.weight_decay, drops=settings.rate_drops)]
     Trainer(make_stage(settings), model, settings, training, validation, devices, about, rates, last_is_best=True).run()

@@ -65,8 +65,14 @@ class AttentionNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits float32 (B, 1, H, W), also under autocast."""
         x = self.blocks(self.stem(x))
-        with torch.autocast(x.device.type, enabled=False):  # what is rounded here, the steep sigmoid would magnify
+        with in_full(x):  # what is rounded here, the steep sigmoid would magnify
             return self.score(x.float())
+
+
+def in_full(x: Tensor) -> contextlib.AbstractContextManager:
+    """No autocast in here, on devices that have it."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()
 
 
 def small_classifier(dim: int, levels: int) -> nn.Module:

@@ -53,7 +53,10 @@ class Magnification(Attention):
         self.levels, self.weights = levels, weights
 
     def _losses(self, said: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Figures of each tile (B,) by name; "loss" is what is minimised."""
+        """Figures of each tile (B,) by name; "loss" is what is minimised.
+
+        "dye": how much more haematoxylin there is where F looks than in the whole tile. Below 0 it looks at white.
+        """
         terms = {name: said[name] for name in ("smoothness", "equivariance")}
         terms["scale"] = of_scale(said["scale"], batch["level"], self.levels)
         entropy = F.cross_entropy(said["scores"], batch["told"], reduction="none")
@@ -63,7 +66,13 @@ class Magnification(Attention):
             **terms,
             "accuracy": (said["scores"].argmax(1) == batch["told"]).float(),
             "area": said["attention"].mean((1, 2, 3)),
+            "dye": self._dye(said["attention"].detach(), batch["image"]),
         }
+
+    def _dye(self, attention: Tensor, images: Tensor) -> Tensor:
+        dye = haematoxylin(images, self.input_range)
+        inside = (dye * attention).sum((1, 2, 3)) / attention.sum((1, 2, 3)).clamp(min=1e-6)
+        return inside - dye.mean((1, 2, 3))
 
     def training_loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, MetricSums]:
         """The mean over the batch; see `Stage`."""

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from GenSelfDiff import predictor
 from GenSelfDiff.haematoxylin import haematoxylin_threshold
 from GenSelfDiff.instances import InstanceSettings, fill_holes
+from GenSelfDiff.methods.attention.levels import BLUR
 from GenSelfDiff.methods.attention.segmenting import CLASSES
 from GenSelfDiff.predictor import PredictorSettings
 from GenSelfDiff.targets import decode, from_bytes, instance_method, to_bytes
@@ -47,14 +48,12 @@ class Settings(PatchSettings, PredictorSettings, WindowSettings, InstanceSetting
     """run of SS_attention.py, or of any network that segments, or the path of its folder or of a .pth"""
     tta: predictor.Symmetries = "all"
     """average over each image seen in several ways: none, flips (4 times the time) or all, with quarter turns (8)"""
-    blur: float = 1.0
-    """otsu: deviation in pixels of a Gaussian on the haematoxylin channel"""
 
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
         super().check()
         self.check_windows()
-        at_least(self, blur=0, minimum_area=0, peak_distance=1, largest_hole=0, smoothing=0)
+        at_least(self, minimum_area=0, peak_distance=1, largest_hole=0, smoothing=0)
 
 
 Segment = Callable[[np.ndarray], Labels]
@@ -82,7 +81,7 @@ def by_threshold(settings: Settings) -> tuple[Segment, list[str]]:
     """What Otsu's threshold says, and the names of its classes."""
 
     def segment(pixels: np.ndarray) -> Labels:
-        class_map = haematoxylin_threshold(pixels[None], settings.blur)[0].astype(np.uint8)
+        class_map = haematoxylin_threshold(pixels[None], BLUR)[0].astype(np.uint8)
         return class_map, decode(
             class_map, np.empty((0, 0, 0)), instance_method(settings, "classes", INSTANCES), settings
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from file_contents import Wanted, check_fields, number, one_of, whole
 from GenSelfDiff.methods.attention.colour import recoloured
-from GenSelfDiff.methods.attention.network import Attending
+from GenSelfDiff.methods.attention.network import Attending, in_full
 from GenSelfDiff.unet_checkpoint import WIDEST, fill
 from utils_general import InputError
 
@@ -43,7 +43,7 @@ class SegmentingAttention(Attending):
     def logits(self, images: Tensor) -> Tensor:
         """a (B, 1, H, W) of images (B, 3, H, W) in the input range."""
         if hasattr(self, "stain"):
-            with torch.autocast(images.device.type, enabled=False):
+            with in_full(images):
                 low, high = self.input_range
                 unit = ((images.float() - low) / (high - low)).clamp(0, 1)
                 images = recoloured(unit, self.stain) * (high - low) + low

@@ -132,11 +132,18 @@ def test_equivariance_by_hand():
 
 def test_the_loss_is_the_sum_and_equal_scores_cost_the_logarithm_of_three():
     said = {name: torch.full((6,), value) for name, value in (("smoothness", 1.0), ("equivariance", 2.0))}
-    said |= {"scale": torch.full((6,), 3.0), "scores": torch.zeros(6, 3), "attention": torch.zeros(6, 1, 4, 4)}
+    said |= {"scale": torch.full((6,), 3.0), "scores": torch.zeros(6, 3), "attention": torch.zeros(6, 1, 16, 16)}
     stage = Magnification(3, {"smoothness": 1.0, "equivariance": 10.0, "scale": 100.0}, **PICTURES)
-    loss, sums = stage.training_loss(lambda *_: said, batch())
+    given = batch()
+    loss, sums = stage.training_loss(lambda *_: said, given)
     assert loss.item() == pytest.approx(math.log(3) + 1 + 20 + 300)
     assert sums["magnification"][0].item() / 6 == pytest.approx(math.log(3))
+    dye = torch.tensor([90, 60, 150]).view(3, 1, 1) / 255, torch.ones(3, 1, 1)
+    halves = torch.cat([colour.expand(3, 4, 2) for colour in dye], dim=2).expand(6, 3, 4, 4)
+    for left, right in ((1.0, 0.0), (0.0, 1.0)):  # where the dye is, and where the light is
+        said["attention"] = torch.tensor([left, left, right, right]).expand(6, 1, 4, 4)
+        more = stage.training_loss(lambda *_: said, given | {"image": halves})[1]["dye"][0].item() / 6
+        assert more == pytest.approx((left - right) * haematoxylin(halves[:1], (0.0, 1.0)).mean().item())
 
 
 PICTURES = {"input_range": (0.0, 1.0), "sample_every": 0}
