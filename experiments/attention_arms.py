@@ -14,7 +14,8 @@ DIFFUSION_STEPS, SEGMENTATION_STEPS = 4000, 600
 RATE = 1e-3  # of Diff_Seg.py: the improved recipe's
 LABELS = ("--downscale", 2, "--patch-size", 64, "--stride", 32)  # what Diff_Seg.py sees of pseudo-labels, as MoNuSeg_2
 SEEN = ("--tta", "flips", "--window", 256, "--overlap", 0.25)  # how attention sees whole images; all 8 views take twice
-ATTENTION = ("--recipe", "improved", "--workers", 0)
+ANOTHER_SCALE = ("TCGA-HE-7128", "TCGA-HE-7129", "TCGA-HE-7130")  # of MoNuSeg, scanned at 20x
+ATTENTION = ("--recipe", "improved", "--workers", 0, "--leave-out", *ANOTHER_SCALE)
 PRETRAINING = (*LOW, "--steps", DIFFUSION_STEPS, "--validate-every", DIFFUSION_STEPS // 4, "--sample-every", 0)
 
 

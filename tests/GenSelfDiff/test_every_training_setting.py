@@ -108,6 +108,7 @@ CHANGES = {"weights", "history"}
 METHODS = {
     "attention": {
         "checkpoint_activations": (True, {"refused"}),
+        "leave_out": (("u1",), {"weights"}),
         "dilations": ((1, 1), {"initial", "weights"}),
         "tile": (16, {"images", "weights"}),
         "classifier": ("resnet34", {"initial", "weights"}),
@@ -342,7 +343,9 @@ def test_what_computes_something_else_may_not_change_in_a_run(stage, name, base,
     if not harmless:
         pretrained = base(STARTS[name], capsys)[0].run_name if name in STARTS else None
         other = changed_to(settings, name, value, tmp_path, pretrained)
-        message = GUARDED["data"] if name in ("labelled_images", "draw_seed") else rf"other settings: {name} \("
+        message = (
+            GUARDED["data"] if name in ("labelled_images", "draw_seed", "leave_out") else rf"other settings: {name} \("
+        )
         with pytest.raises(InputError, match=GUARDED.get(name, message)):
             MAINS[stage](replace(other, run_name=settings.run_name))
 

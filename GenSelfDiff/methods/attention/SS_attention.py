@@ -74,6 +74,8 @@ class Settings(UnlabelledSettings):
     data: tuple[Path, ...] = (_level(1), _level(2), _level(4))
     """roots of the same images at several magnifications, the finest first, each half as large as the one before: their
     unlabelled patches, or the images of their labelled ones"""
+    leave_out: tuple[str, ...] = ()
+    """beginnings of the names of images that are not taken, such as those of another magnification"""
     epochs: int = 200
     batch_size: int = 32
     learning_rate: float = 2e-4
@@ -210,7 +212,7 @@ def main(settings: Settings) -> None:
     """Check everything, build it, train."""
     settings.check()
     devices = set_up(settings.device)
-    levels = read_levels(settings.data)
+    levels = read_levels(settings.data, settings.leave_out)
     target = target_colours(levels[0]) if settings.stain_normalise else None
     training, validation = read_data(settings, target, levels)
     estimated = {"share of nuclei": nuclei_share(levels[0])} if settings.share is None else {}

@@ -19,8 +19,11 @@ LOOKED_AT = 16  # patches of an image, spread evenly, by which the area of its n
 BLUR = 1.0  # pixels, before Otsu's threshold
 
 
-def read_levels(roots: tuple[Path, ...]) -> list[Patches]:
-    """The patches of each root, the finest level first; `InputError` unless they are levels of the same images."""
+def read_levels(roots: tuple[Path, ...], leave_out: tuple[str, ...] = ()) -> list[Patches]:
+    """The patches of each root, the finest level first; `InputError` unless they are levels of the same images.
+
+    `leave_out`: beginnings of the names of images that are not taken.
+    """
     if len(roots) < 2:
         raise InputError(
             f"--data names {len(roots)} data set: a root for each magnification is needed, the finest first, as "
@@ -36,6 +39,11 @@ def read_levels(roots: tuple[Path, ...]) -> list[Patches]:
                 "(--downscale 1, 2, 4 of the preprocessing)"
             )
         _check_same_split(before, after)
+    for name in leave_out:
+        if not levels[0].index.source.astype(str).str.startswith(name).any():
+            raise InputError(f"--leave-out {name}: no image in {levels[0].folder} has a name that begins so")
+    for level in levels:
+        level.index = level.index[~level.index.source.astype(str).str.startswith(tuple(leave_out))]
     return levels
 
 
