@@ -198,7 +198,7 @@ class Grid:
             folder,
             "--seed",
             seed,
-            *plan.LOW[:6],
+            *SMALL,
         ]
         words += ["--pretrained", weights, "--batch-size", BATCH, "--learning-rate", plan.RATE]
         words += ["--keep-last-block"] if weights != SCRATCH else []

@@ -107,7 +107,7 @@ PSEUDO = PATCHES | {
     "run": ("{there}/run", SAID),
     "tta": ("flips", SAID),
     "window": (8, SAID),
-    "overlap": (0.75, SAID),
+    "overlap": (0.0, SAID),
     "batch_size": (1, "batches"),
     "precision": ("bfloat16", SAID),
     "device": ("tpu", "refused"),

@@ -22,7 +22,7 @@ from GenSelfDiff.methods import (
     simclr,
     variational_autoencoder,
 )
-from GenSelfDiff.methods.attention import SS_attention
+from GenSelfDiff.methods.attention import SS_attention, network
 from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification
 from GenSelfDiff.pretrain import SS_diff
 from tests.conftest import write_tiny_data_set
@@ -193,6 +193,8 @@ class Watch:
         for stage in STAGES:
             self._around(stage, "validation_metrics", self._validate)
         patch.setattr(run_folder, "draw_curves", lambda *_: None)  # takes longer than the run
+        another = lambda levels, imagenet: network.small_classifier(16, levels)  # noqa: E731
+        patch.setattr(network, "resnet34", another)  # 21 million weights take seconds
 
     def _around(self, owner, name, watcher):
         real = getattr(owner, name)

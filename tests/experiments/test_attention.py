@@ -46,6 +46,8 @@ def test_everything_is_made_once_and_reported(settings, capsys, monkeypatch):
     attention.main(replace(settings, estimate=True))
     said = capsys.readouterr().out
     assert "3 rows are missing: 6 steps of attention, " in said and not settings.output.exists()
+    monkeypatch.setattr(attention, "seconds_of_attention", lambda _: (0.1, 1e-6))
+    monkeypatch.setattr(attention, "seconds_a_step", lambda *_: 0.1)
     attention.main(settings)
     rows = pd.read_csv(settings.records / "attention_MoNuSeg_test.csv").set_index("arm")
     assert rows.seed.to_dict() == {"Otsu, watershed": 0} | dict.fromkeys(settings.arms, 1)

@@ -29,6 +29,7 @@ from GenSelfDiff.methods.attention.levels import BLUR
 from GenSelfDiff.methods.attention.segmenting import CLASSES
 from GenSelfDiff.predictor import PredictorSettings
 from GenSelfDiff.targets import decode, from_bytes, instance_method, to_bytes
+from GenSelfDiff.whole_image.doubts import DIFFERENT
 from GenSelfDiff.whole_image.windows import WindowSettings, predict_image, windows_of
 from pre_process.patches import Labels, PatchSettings, SourceImage, by_name, write_data_set
 from utils_general import InputError, at_least, list_images, read_rgb, run_script
@@ -65,6 +66,8 @@ def by_run(settings: Settings) -> tuple[Segment, list[str]]:
     network = predictor.load(settings)
     windows, method = windows_of(network, settings), instance_method(settings, network.targets, network.instances)
     print(f"{network.path}: epoch {network.epoch}, windows of {windows.size} pixels, {method}")
+    if settings.mpp and network.mpp and not 1 / DIFFERENT <= settings.mpp / network.mpp <= DIFFERENT:
+        print(f"warning: --mpp {settings.mpp:g}, but the network was trained at {network.mpp:g} micrometres a pixel")
 
     def segment(pixels: np.ndarray) -> Labels:
         said = predict_image(network, pixels, windows)

@@ -19,7 +19,7 @@ from GenSelfDiff.test import baselines, compare, segment, test_script
 from GenSelfDiff.whole_image.windows import Windows, predict_image
 from tests.conftest import HOSTILE, read_or_refuse
 from tests.GenSelfDiff.methods.attention.levels import write_levels
-from tests.GenSelfDiff.runs import assert_same_run, history
+from tests.GenSelfDiff.runs import assert_same_run, finish, fork_together, history
 from utils_general import InputError, read_rgb
 
 
@@ -78,6 +78,16 @@ def test_it_is_trained_and_continued_exactly(settings, tmp_path, monkeypatch):
     stopped_after(again, 6, monkeypatch)
     SS_attention.main(again)
     assert_same_run(settings.run_name, again.run_name)
+
+
+def test_two_processes_and_then_one(settings):
+    """BatchNorm is of each process, so the weights are not one process's; all that is counted is."""
+    both = replace(settings, batch_size=3, ema=0.0)
+    assert finish(fork_together(replace(both, steps=None, epochs=2, decay="none"))) == [0, 0]
+    SS_attention.main(replace(settings, ema=0.0, steps=None, epochs=3, decay="none"))
+    last = checkpoint.load(Path(settings.run_name) / "last.pth")
+    assert last["epoch"] == 3 and last["model_state_dict"]["threshold.updates"].tolist() == [12] * 3
+    assert history(settings.run_name)["train_accuracy"].between(0, 1).all()
 
 
 def test_the_published_recipe(settings, tmp_path):

@@ -90,6 +90,16 @@ def test_each_level_has_a_threshold_of_its_own_where_that_is_wanted():
     assert taus.tolist() == [7, 17, 17] == threshold.running.tolist() and threshold.updates.tolist() == [1, 1, 1]
 
 
+def test_the_threshold_is_that_of_the_joint_batch_of_all_processes(monkeypatch):
+    """One has 7 and 17, the other 27: with what the other sends, both find 17."""
+    sent = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sent.append(sums.clone()))
+    Threshold(1).update(COUNTING + 20, FIRST, 0.2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.add_(sent[0]))
+    assert Threshold(1).update(torch.cat((COUNTING, COUNTING + 10)), torch.tensor([0, 2]), 0.2).tolist() == [17]
+
+
 def test_attention_is_a_steep_sigmoid():
     network = small()
     logits = torch.tensor([1.1, 0.9]).view(1, 1, 1, 2)
