@@ -125,8 +125,9 @@ DEMO = {
     "seed": (1, "MoNuSegTestData/*.tif"),
 }
 TABLES = {
+    pseudo_labels: PSEUDO,
     image_generation: GENERATION, sample_images: SAMPLING, test_script: TEST, baselines: BASELINES, monuseg: MONUSEG,
-    glas: GLAS, hn: HN, own_data: OWN, make_demo_data: DEMO, pseudo_labels: PSEUDO,
+    glas: GLAS, hn: HN, own_data: OWN, make_demo_data: DEMO,
 }  # fmt: skip
 APART = {"overwrite"}  # it needs results that are there: see below
 CASES = [(script, name) for script, table in TABLES.items() for name in table]

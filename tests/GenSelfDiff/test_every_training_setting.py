@@ -152,9 +152,9 @@ METHODS = {
 TABLES = {"pretraining": PRETRAINING, "finetuning": FINETUNING, "features": FEATURES}
 TABLES |= {stage: SHARED | own for stage, own in METHODS.items()}
 SCRIPTS = {
+    "attention": SS_attention,
     "pretraining": SS_diff, "finetuning": Diff_Seg, "features": pixel_classifier, "context": context_restoration,
     "masked": masked_images, "vae": variational_autoencoder, "simclr": simclr, "monai": monai_networks,
-    "attention": SS_attention,
 }  # fmt: skip
 MAINS = {stage: script.main for stage, script in SCRIPTS.items()}
 STAGES = (
@@ -273,12 +273,12 @@ def base(tmp_path_factory):
             elif stage == "features":
                 small = {"labelled_images": 1, "epochs": 2, "noise_levels": (5, 9), "members": 2, "hidden": (6, 4)}
                 settings = pixel_classifier.Settings(data=tiny, pretrained="scratch", **run | small)
-            elif stage == "monai":
-                settings = monai_networks.Settings(data=tiny, labelled_images=1, **run | {"epochs": 2})
             elif stage == "attention":
                 small = {"data": write_levels(root / "levels"), "epochs": 1, "validate_every": 2, "batch_size": 6}
                 small |= {"classifier": "small", "dilations": (1,), "tile": 8, "sample_every": 0}
                 settings = SS_attention.Settings(**run | small)
+            elif stage == "monai":
+                settings = monai_networks.Settings(data=tiny, labelled_images=1, **run | {"epochs": 2})
             elif stage in METHODS:
                 small = {"context": {"part": 4, "swaps": 3}, "masked": {"block": 4}}.get(stage, {})
                 small |= {} if stage == "simclr" else {"sample_every": 0}

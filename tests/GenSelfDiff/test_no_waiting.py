@@ -43,6 +43,11 @@ def attention(**changes):
 
 
 STAGES = {
+    "attention": lambda: (
+        Magnification(3, dict.fromkeys(("smoothness", "equivariance", "scale"), 1.0), **PICTURES),
+        attention(threshold_by_level=True),
+    ),
+    "haematoxylin": lambda: (Haematoxylin(**PICTURES), attention()),
     "pretrain": lambda: (SS_diff.NoisePrediction(SS_diff.Settings(), 16, META), DiffusionNet(8).to(META)),
     "border": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "border"), SegNet(8, 4).to(META)),
     "hv": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "hv"), SegNet(8, 5).to(META)),
@@ -51,11 +56,6 @@ STAGES = {
     "masked": lambda: (MaskedImages(masked_images.Settings(block=4)), SegNet(8, 3).to(META)),
     "vae": lambda: (LowerBound(variational_autoencoder.Settings()), AutoEncoder(8, 4, 0).to(META)),
     "simclr": lambda: (Contrast(simclr.Settings()), ProjectedEncoder(8, 8, 0).to(META)),
-    "attention": lambda: (
-        Magnification(3, dict.fromkeys(("smoothness", "equivariance", "scale"), 1.0), **PICTURES),
-        attention(threshold_by_level=True),
-    ),
-    "haematoxylin": lambda: (Haematoxylin(**PICTURES), attention()),
 }
 
 
