@@ -32,6 +32,7 @@ from experiments.training_runs import BATCH, SECONDS_A_TEST, about, seconds_a_st
 from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import PatchDataset, pretraining_folder
 from GenSelfDiff.devices import pick_device
+from GenSelfDiff.evaluation.evaluate import patches_to_test
 from GenSelfDiff.history import read_history
 from GenSelfDiff.methods.attention.levels import Levels, read_levels
 from GenSelfDiff.methods.attention.network import SelfAttention, make_classifier
@@ -90,8 +91,10 @@ class Grid:
         shown = what_is_shown(Levels(levels, "train", 0), PatchDataset([patches], "train", 0))
         self.shown = [shown, hash_of(settings.images)]
         self.resolution = levels[0].data_set.mpp
-        to_test = Patches(settings.levels[0] / "test", labelled=True)
-        self.pixels = {"train": pixels_of(levels[0]), "test": pixels_of(to_test)}
+        to_test = [patches_to_test(root) for root in (settings.levels[0], settings.data)]
+        if set(to_test[0].index.source) != set(to_test[1].index.source):
+            raise InputError(f"{settings.levels[0]} and {settings.data} are to be tested on different images")
+        self.pixels = {"train": pixels_of(levels[0]), "test": pixels_of(to_test[0])}
         self.records = Records(settings.records / "attention_MoNuSeg_test.csv", KEY)
 
     # --- what is asked ---

@@ -34,7 +34,7 @@ def compared(table: pd.DataFrame, arm: str, other: str, metric: str) -> dict[str
 
 
 def table_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
-    """A row an arm: means and their deviation over seeds, hours, and the difference from the floor.
+    """A row an arm: means and their deviation over seeds, hours of training, and the difference from the floor.
 
     "gain": both differences are surely above 0, the primary arm's as it is and all others after Holm's correction for
     their number, and at least `PAYS`. "published" is left to be typed in from the paper.
@@ -45,7 +45,11 @@ def table_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
         row = {"arm": arm, "seeds": len(runs)}
         for metric in OF_EACH_IMAGE:
             row |= {metric: runs[metric].mean(), f"{metric} deviation": runs[metric].std()}
-        row |= {"object F1": runs["object F1"].mean(), "hours": runs["seconds"].mean() / 3600, "published": ""}
+        row |= {
+            "object F1": runs["object F1"].mean(),
+            "hours of training": runs["seconds"].mean() / 3600,
+            "published": "",
+        }
         rows.append(row | {k: v for m in OF_EACH_IMAGE for k, v in compared(table, arm, FLOOR, m).items()})
     others = [row for row in rows if "Dice p" in row and row["arm"] != JUDGED]
     for metric in OF_EACH_IMAGE:

@@ -31,6 +31,7 @@ from GenSelfDiff.methods.attention.network import ClassifierName, SelfAttention,
 from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification
 from GenSelfDiff.methods.attention.segmenting import CLASSES, DESCRIBED
 from GenSelfDiff.methods.attention.tiles import Tile, tiles
+from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain.unlabelled import UnlabelledSettings
 from GenSelfDiff.settings import THESE, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
@@ -186,7 +187,7 @@ def make_stage(settings: Settings) -> Haematoxylin | Magnification:
     return Magnification(len(settings.data), weights | {"scale": settings.scale_equivariance}, **pictures)
 
 
-def read_data(settings: Settings, target: Tensor | None, levels: list) -> tuple[Levels, Levels]:
+def read_data(settings: Settings, target: Tensor | None, levels: list[Patches]) -> tuple[Levels, Levels]:
     """Tiles to train on, and held-out ones; `InputError` where the patches are smaller than tiles."""
     size, largest = levels[0].data_set.patch_size, Tile.largest(settings.tile, settings.scale_jitter)
     if largest > size:
