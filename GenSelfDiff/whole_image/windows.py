@@ -98,14 +98,14 @@ def everywhere(xs: np.ndarray, ys: np.ndarray, _size: int) -> np.ndarray:
 
 
 def fitted(network: TrainedPredictor, view: View, windows: Windows, wanted: Wanted) -> TrainedPredictor:
-    """The predictor for one image: where it fits itself to an image, it is shown windows spread evenly over it."""
+    """The predictor for one image: where it fits itself to an image, it is shown some windows of it, always the same"""
     if network.for_image is None:
         return network
     xs, ys = windows.over((0, 0, view.width, view.height), view)
     corners = np.argwhere(wanted(xs, ys, windows.size))
     if not len(corners):
         return network
-    chosen = corners[np.unique(np.linspace(0, len(corners) - 1, LOOKS).round().astype(int))]
+    chosen = corners[np.random.default_rng(0).permutation(len(corners))[:LOOKS]]
     boxes = [(xs[j], ys[i], xs[j] + windows.size, ys[i] + windows.size) for i, j in chosen]
     return replace(network, predict=network.for_image(np.stack([view.read(*box) for box in boxes])))
 
