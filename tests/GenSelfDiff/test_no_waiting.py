@@ -71,7 +71,7 @@ def test_a_step_waits_for_nothing(name):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     mean.update(3)
     means.add(figures)
-    means.add(stage.validation_metrics(model, seen))
+    means.add(stage.validation_metrics(model.eval(), seen))
     assert loss.device == META and {pair.device for pair in means.pairs.values()} == {META}
 
 
