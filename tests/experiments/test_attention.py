@@ -98,7 +98,8 @@ def test_what_is_called_a_gain():
     assert told["Dice more"].tolist()[1:] == pytest.approx([0.012, -0.048, 0.042])
     assert told.loc[plan.JUDGED, "Dice"] == pytest.approx(0.592) and (told["hours of training"] == 1).all()
     assert (told["AJI low"] <= told["AJI more"]).iloc[1:].all()
-    against = controls_of(rows_of({"labels of Otsu": 0.03, plan.JUDGED: 0.04}), arms).set_index("arm")
+    control = ARMS[plan.JUDGED].control
+    against = controls_of(rows_of({control: 0.03, plan.JUDGED: 0.04}), [*arms, control]).set_index("arm")
     assert against.index.tolist() == [plan.JUDGED] and against["Dice more"].iloc[0] == pytest.approx(0.01)
 
 
