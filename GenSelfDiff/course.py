@@ -52,6 +52,10 @@ class RateGroup:
     """of the learning rate"""
     waits: int = 0
     """steps in which they are not trained yet"""
+    weight_decay: float = 0.0
+    """Adam's: so many times the parameter is added to its gradient"""
+    drops: tuple[int, ...] = ()
+    """steps from which on the rate is a tenth of what it was"""
 
 
 class Rates:
@@ -59,13 +63,14 @@ class Rates:
 
     def __init__(self, groups: Sequence[RateGroup], learning_rate: float, betas: tuple[float, float]):
         self.groups, self.learning_rate = groups, learning_rate
-        parameters = [{"params": group.parameters} for group in groups]
+        parameters = [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups]
         self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, betas=betas, fused=True)
 
     def prepare(self, step: int, factor: float) -> None:
         """Set those of a step, after its backward pass and before what follows."""
         for group, adams in zip(self.groups, self.optimizer.param_groups, strict=True):
-            adams["lr"] = self.learning_rate * factor * group.scale
+            drops = sum(step >= drop for drop in group.drops)
+            adams["lr"] = self.learning_rate * factor * group.scale * 0.1**drops
             if step < group.waits:
                 for parameter in group.parameters:
                     parameter.grad = None

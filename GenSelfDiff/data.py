@@ -102,6 +102,10 @@ class PatchDataset(Dataset):
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def batches(self, batch_size: int, seed: int, devices: Devices, shuffle: bool) -> "EpochBatches":
+        """In which order they are read, so many at a time by each process."""
+        return EpochBatches(len(self), batch_size, seed, devices, shuffle)
+
     def fingerprint(self) -> str:
         """Changes with the patches and their order, not with the folder they lie in: the hash of their index."""
         if self._fingerprint is None:

@@ -36,7 +36,8 @@ class TrainedMethod(NamedTuple):
 
     segments: str | None = None
     """(checkpoint, its path) -> the network with the checkpoint's weights, which takes images (B, 3, H, W), in the
-    "input_range" of the checkpoint's settings, to logits (B, C, H, W) of the checkpoint's "classes" """
+    "input_range" of the checkpoint's settings, to logits (B, C, H, W) of the checkpoint's "classes". One that looks at
+    an image before it segments it has a method `for_image`, from batches of parts of it to the network for it"""
     starts: str | None = None
     """(checkpoint, its path) -> `Start`: what Diff_Seg.py begins with"""
 
@@ -49,6 +50,7 @@ METHODS: dict[str, TrainedMethod] = {
     "masked": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
     "vae": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
     "simclr": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
+    "attention": TrainedMethod(segments="GenSelfDiff.methods.attention.segmenting:segmenting"),
     "monai": TrainedMethod(segments="GenSelfDiff.methods.monai_networks:segmenting"),
     "structures": TrainedMethod(),  # of Nudiff; see methods/nudiff/generators.py
     "images": TrainedMethod(),

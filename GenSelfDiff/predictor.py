@@ -96,6 +96,8 @@ class TrainedPredictor:
     """the settings of its run, empty for a published checkpoint"""
     about: dict[str, Any]
     """what a report says of it beside the settings: values by name"""
+    for_image: Callable[[np.ndarray], Predictor] | None = None
+    """some parts of an image uint8 (N, H, W, 3) to the predictor for it; None where that is the same for all"""
 
     @property
     def channels(self) -> int:
@@ -118,8 +120,13 @@ def load(settings: PredictorSettings) -> TrainedPredictor:
     devices = set_up_alone(settings.device)
     network, loaded = load_segmentation(path, devices.device)
     input_range, targets = tuple(loaded["settings"]["input_range"]), checkpoint.targets_of(loaded)
+    predict, for_image = network_predictor(network, input_range, settings, targets), None
+    if hasattr(network, "for_image"):
+        for_image = fitted_predictor(network, input_range, settings, targets)
+        predict = lambda images: for_image(images)(images)  # noqa: E731
     return TrainedPredictor(
-        predict=network_predictor(network, input_range, settings, targets),
+        predict=predict,
+        for_image=for_image,
         batch_size=settings.batch_size,
         classes=loaded["classes"],
         patch_size=loaded.get("patch_size"),
@@ -163,6 +170,21 @@ def network_predictor(
         return np.concatenate([predict_averaged(images[start : start + settings.batch_size]) for start in starts])
 
     return predict
+
+
+def fitted_predictor(
+    network: torch.nn.Module, input_range: tuple[float, float], settings: PredictorSettings, targets: Targets
+) -> Callable[[np.ndarray], Predictor]:
+    """The same of a network that fits itself to an image, see `networks.TrainedMethod`: parts of an image uint8
+    (N, H, W, 3) to the predictor for it."""
+    device = next(network.parameters()).device
+
+    def for_image(images: np.ndarray) -> Predictor:
+        starts = range(0, len(images), settings.batch_size)
+        batches = (to_input(images[i : i + settings.batch_size].copy(), input_range).to(device) for i in starts)
+        return network_predictor(network.for_image(batches), input_range, settings, targets)
+
+    return for_image
 
 
 def averaged(predict: Predictor, symmetries: Symmetries, targets: Targets = "classes") -> Predictor:

@@ -16,7 +16,7 @@ from utils_general import SNAPSHOTS, InputError, read_json, replace_file, write_
 MAY_CHANGE = {
     "epochs", "steps", "batch_size", "workers", "cache", "device", "save_minutes", "fresh", "sample_every", "data",
     "recipe", "checkpoint_activations", "compile", "tensorboard", "run_name", "mpp", "downscale", "instances",
-    "features",
+    "features", "threshold",
 }  # fmt: skip
 
 _held: dict[Path, FolderLock] = {}  # the run that this process trains

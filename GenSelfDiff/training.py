@@ -17,7 +17,6 @@ from GenSelfDiff.averaged_weights import AveragedWeights
 from GenSelfDiff.course import Course, RateGroup, Rates
 from GenSelfDiff.data import (
     STOPPING,
-    EpochBatches,
     PatchDataset,
     loader,
     stop_workers,
@@ -97,16 +96,18 @@ class Trainer:
         devices: Devices,
         about: dict[str, Any],
         rates: Sequence[RateGroup] | None = None,
+        last_is_best: bool = False,
     ):
-        """`rates`: what is trained, and how fast, if not all parameters at one rate."""
+        """`rates`: what is trained, and how fast, if not all parameters at one rate. `last_is_best`: best.pth is the
+        last epoch's, of a method whose validation loss does not tell what is good."""
         if not len(training):
             raise InputError(f"no patch to train on in {', '.join(str(f.folder) for f in training.folders)}")
         self.stage, self.model, self.settings, self.devices, self.about = stage, model, settings, devices, about
-        self.folder = RunFolder(settings.run_name)
+        self.folder, self.last_is_best = RunFolder(settings.run_name), last_is_best
         self.training, self.validation = training, validation
         per_process = settings.batch_size * devices.replicas
-        self.batches = EpochBatches(len(training), per_process, settings.seed, devices, shuffle=True)
-        held_out = EpochBatches(len(validation), per_process, settings.seed, devices, shuffle=False)
+        self.batches = training.batches(per_process, settings.seed, devices, shuffle=True)
+        held_out = validation.batches(per_process, settings.seed, devices, shuffle=False)
         self.training_loader = loader(training, self.batches, settings.workers, devices)
         self.validation_loader = loader(validation, held_out, settings.workers, devices)
         self._prepare_network()
@@ -284,7 +285,7 @@ class Trainer:
         loss = row.get("val_loss", row["train_loss"])
         if not math.isfinite(loss):
             self._not_finite(f"the validation loss is {loss} after step {self.step}")
-        best = "val_loss" not in row or loss < self.best_loss
+        best = self.last_is_best or "val_loss" not in row or loss < self.best_loss
         self.epoch, self.step, self.seconds, self.metrics = self.epoch + 1, 0, 0.0, MetricMeans()
         self.history.append(row)
         self.best_loss = loss if best else self.best_loss

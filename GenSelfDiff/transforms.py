@@ -1,6 +1,6 @@
-"""torchvision's transforms, of which `v2` and `tv_tensors` are taken from here: also beside a CPU-only PyTorch.
+"""torchvision's transforms and networks, `v2`, `tv_tensors` and `models`: also beside a CPU-only PyTorch.
 
-Nothing else imports torchvision, which takes two seconds, and only what augments images needs it.
+Nothing else imports torchvision, which takes two seconds: only what augments images or trains its networks needs it.
 """
 
 import sys
@@ -29,7 +29,7 @@ def _import_torchvision() -> None:
 
 _import_torchvision()
 
-from torchvision import tv_tensors
+from torchvision import models, tv_tensors
 from torchvision.transforms import v2
 
-__all__ = ["tv_tensors", "v2"]
+__all__ = ["models", "tv_tensors", "v2"]

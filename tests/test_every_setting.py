@@ -22,6 +22,7 @@ import sample_images
 import sample_images_general
 from GenSelfDiff import checkpoint, predictor
 from GenSelfDiff.devices import InPrecision
+from GenSelfDiff.methods.attention import pseudo_labels
 from GenSelfDiff.methods.nudiff import choose_labels, synthesize
 from GenSelfDiff.methods.nudiff.conditioned import ConditionedNet
 from GenSelfDiff.report import results
@@ -100,6 +101,25 @@ OWN = PATCHES | {
     "instances": ("watershed", "dataset.json"),
     "test_fraction": (0.5, "test/index.csv"),
 }
+SAID = "labelled/labels/*"
+PSEUDO = PATCHES | {
+    "downscale": (2.0, "labelled/images/image_0.png"),
+    "working_mpp": (0.5, "labelled/images/image_0.png"),
+    "images": ("{there}/own/images", "labelled/images/*"),
+    "method": ("otsu", SAID),
+    "run": ("{there}/run", SAID),
+    "tta": ("flips", SAID),
+    "window": (8, SAID),
+    "overlap": (0.0, SAID),
+    "batch_size": (1, "batches"),
+    "precision": ("bfloat16", SAID),
+    "device": ("tpu", "refused"),
+    "instances": ("components", "labelled/instances/*"),
+    "minimum_area": (100, SAID),
+    "peak_distance": (25, "labelled/instances/*"),
+    "largest_hole": (0, SAID),
+    "smoothing": (8.0, "labelled/instances/*"),
+}
 DEMO = {
     "output": ("elsewhere/output", "folder"),
     "training_images": (2, "MoNuSeg 2018 Training Data/Tissue Images/demo-training-02.tif"),
@@ -134,6 +154,7 @@ PAIRS = {
     "seed": (1, "labelled/instances/instance_12.png"),
 }
 TABLES = {
+    pseudo_labels: PSEUDO,
     image_generation: GENERATION, sample_images: SAMPLING, test_script: TEST, baselines: BASELINES, monuseg: MONUSEG,
     glas: GLAS, hn: HN, own_data: OWN, make_demo_data: DEMO, choose_labels: CHOICE, synthesize: PAIRS,
 }  # fmt: skip
@@ -285,6 +306,8 @@ def base_settings(script, here, output):
     cut = {"output": output, "patch_size": 8, "stride": 8, "mpp": 0.25}
     if script is own_data:
         return script.Settings(images=here / "own" / "images", labels=here / "own" / "labels", **cut)
+    if script is pseudo_labels:
+        return script.Settings(images=here / "own" / "images", run=str(here / "run"), device="cpu", **cut)
     raw = {monuseg: "monuseg", glas: "glas", hn: "hn"}[script]
     return script.Settings(raw=here / raw, **cut)
 

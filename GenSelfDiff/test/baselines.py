@@ -11,11 +11,9 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
-from skimage.color import rgb2hed
-from skimage.filters import threshold_otsu
 
 from GenSelfDiff.evaluation.evaluate import patches_to_test
+from GenSelfDiff.haematoxylin import haematoxylin_threshold
 from GenSelfDiff.report.results import Method, ReportSettings, run_test
 from utils_general import RESULTS, at_least, run_script
 
@@ -30,15 +28,6 @@ class Settings(ReportSettings):
     """folder for the results; results/<data set>_<method> if not given; _val is added with --split val"""
     blur: float = 1.0
     """otsu: deviation in pixels of a Gaussian on the haematoxylin channel"""
-
-
-def haematoxylin_threshold(images: np.ndarray, blur: float) -> np.ndarray:
-    """Patches of one image uint8 (N, H, W, 3) to foreground (N, H, W), by one threshold (Otsu, 1979) for all.
-
-    The stain is unmixed by colour deconvolution (Ruifrok and Johnston, 2001).
-    """
-    stain = np.stack([gaussian_filter(rgb2hed(image)[..., 0], blur) for image in images])
-    return stain > threshold_otsu(stain)
 
 
 def main(settings: Settings) -> None:

@@ -39,6 +39,7 @@ from GenSelfDiff.whole_image.windows import (
     Windows,
     WindowSettings,
     everywhere,
+    fitted,
     predict_box,
     windows_of,
 )
@@ -155,6 +156,7 @@ def _infer(view: View, blocks: Blocks, network: TrainedPredictor, windows: Windo
     to_do = [block for block in range(len(blocks)) if not blocks.has("classes", block)]
     if not to_do:
         return
+    network = fitted(network, view, windows, wanted)
     number = sum(int(wanted(*windows.over(blocks.box(block), view), windows.size).sum()) for block in to_do)
     with _progress_bar(number, name, "window") as bar:
         for block in to_do:

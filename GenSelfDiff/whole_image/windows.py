@@ -6,7 +6,7 @@ blocks it is computed in.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from utils_general import PATCH_SIZE, SIDE_MULTIPLE, InputError, at_least
 Wanted = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """Left sides (n,) and tops (m,) of windows of so many pixels to whether there is something in each, bool (m, n)"""
 BLOCK_SIZE = 2048  # pixels of the side of what is predicted at once
+LOOKS = 64  # windows by which a predictor that fits itself to an image is shown it
 MOST_OVERLAP = 0.9  # of windows: the more, the slower
 
 
@@ -96,6 +97,19 @@ def everywhere(xs: np.ndarray, ys: np.ndarray, _size: int) -> np.ndarray:
     return np.ones((len(ys), len(xs)), bool)
 
 
+def fitted(network: TrainedPredictor, view: View, windows: Windows, wanted: Wanted) -> TrainedPredictor:
+    """The predictor for one image: where it fits itself to an image, it is shown some windows of it, always the same"""
+    if network.for_image is None:
+        return network
+    xs, ys = windows.over((0, 0, view.width, view.height), view)
+    corners = np.argwhere(wanted(xs, ys, windows.size))
+    if not len(corners):
+        return network
+    chosen = corners[np.random.default_rng(0).permutation(len(corners))[:LOOKS]]
+    boxes = [(xs[j], ys[i], xs[j] + windows.size, ys[i] + windows.size) for i, j in chosen]
+    return replace(network, predict=network.for_image(np.stack([view.read(*box) for box in boxes])))
+
+
 def predict_image(network: TrainedPredictor, pixels: np.ndarray, windows: Windows) -> np.ndarray:
     """Class probabilities and maps float32 (C + K, H, W) of a whole image uint8 (H, W, 3) in memory.
 
@@ -104,7 +118,7 @@ def predict_image(network: TrainedPredictor, pixels: np.ndarray, windows: Window
     """
     height, width = pixels.shape[:2]
     view, blocks = View.scaled(DecodedImage(Path(), pixels, None), 1), Blocks(Path(), height, width, BLOCK_SIZE)
-    whole = np.empty((network.channels, height, width), np.float32)
+    whole, network = np.empty((network.channels, height, width), np.float32), fitted(network, view, windows, everywhere)
     for block in range(len(blocks)):
         left, top, right, bottom = box = blocks.box(block)
         whole[:, top:bottom, left:right] = predict_box(network, view, windows, box, everywhere, lambda _: None)

@@ -18,6 +18,7 @@ import torch
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.methods.attention import SS_attention
 from GenSelfDiff.pretrain import SS_diff
 from utils_general import plain
 
@@ -26,7 +27,7 @@ SCRIPTS = {
     SS_diff.Settings: "GenSelfDiff/pretrain/SS_diff.py",
     Diff_Seg.Settings: "GenSelfDiff/downstream_train/Diff_Seg.py",
 }
-MAINS = {SS_diff.Settings: SS_diff.main, Diff_Seg.Settings: Diff_Seg.main}
+MAINS = {script.Settings: script.main for script in (SS_diff, Diff_Seg, SS_attention)}
 KILLED = -signal.SIGKILL
 
 

@@ -22,9 +22,12 @@ from GenSelfDiff.methods import (
     simclr,
     variational_autoencoder,
 )
+from GenSelfDiff.methods.attention import SS_attention, network
+from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification
 from GenSelfDiff.methods.nudiff import train_images, train_structures
 from GenSelfDiff.pretrain import SS_diff
 from tests.conftest import write_tiny_data_set
+from tests.GenSelfDiff.methods.attention.levels import write_levels
 from tests.GenSelfDiff.runs import history
 from utils_general import InputError
 
@@ -102,7 +105,32 @@ FEATURES = SHARED | {
 }
 ONE_STEP = {"timestep": (40, {"weights", "history"})}
 RESTORING = ONE_STEP | {"sample_every": (1, {"files"})}
+CHANGES = {"weights", "history"}
 METHODS = {
+    "attention": {
+        "checkpoint_activations": (True, {"refused"}),
+        "leave_out": (("u1",), {"weights"}),
+        "dilations": ((1, 1), {"initial", "weights"}),
+        "tile": (16, {"images", "weights"}),
+        "classifier": ("resnet34", {"initial", "weights"}),
+        "share": (0.4, CHANGES),
+        "steepness": (5.0, CHANGES),
+        "threshold_by_level": (True, CHANGES),
+        "threshold": ("image", set()),  # in use: attention/test_SS_attention.py
+        "smoothness": (9.0, CHANGES),
+        "equivariance": (9.0, CHANGES),
+        "scale_equivariance": (9.0, CHANGES),
+        "stain_normalise": (False, {"images", "weights"}),
+        "stain_deviation": (0.5, {"images", "weights"}),
+        "scale_jitter": (0.3, {"images", "weights"}),
+        "spoil": (True, {"images", "weights"}),
+        "weight_decay": (9.0, {"weights"}),
+        "rate_drops": ((1,), {"weights", "rates"}),
+        "task": ("haematoxylin", CHANGES),
+        "start": ("attention", {"initial", "weights"}),
+        "shuffle_levels": (True, CHANGES),
+        "sample_every": (1, {"files"}),
+    },
     "context": RESTORING | {"swaps": (1, {"weights", "history"}), "part": (2, {"weights", "history"})},
     "masked": RESTORING | {"block": (8, {"weights", "history"}), "masked": (0.3, {"weights", "history"})},
     "vae": RESTORING | {"latent": (3, {"initial", "weights"}), "sigma": (1.0, {"weights", "history"})},
@@ -133,6 +161,7 @@ TABLES = {"pretraining": PRETRAINING, "finetuning": FINETUNING, "features": FEAT
 TABLES |= {stage: SHARED | own for stage, own in METHODS.items()}
 TABLES |= {stage: SHARED | NOISE | METHODS[stage] for stage in ("structures", "images")}
 SCRIPTS = {
+    "attention": SS_attention,
     "pretraining": SS_diff, "finetuning": Diff_Seg, "features": pixel_classifier, "context": context_restoration,
     "masked": masked_images, "vae": variational_autoencoder, "simclr": simclr, "monai": monai_networks,
     "structures": train_structures, "images": train_images,
@@ -140,8 +169,9 @@ SCRIPTS = {
 MAINS = {stage: script.main for stage, script in SCRIPTS.items()}
 STAGES = (
     SS_diff.NoisePrediction, Diff_Seg.Segmentation, pixel_classifier.PixelClassification, restoration.Restoration,
-    simclr.Contrast,
+    simclr.Contrast, Magnification, Haematoxylin,
 )  # fmt: skip
+STARTS = {"pretrained": "pretraining", "start": "attention"}  # settings that name the run of a stage
 APART = {"fresh"}  # it needs a run that is there: see below
 COMPUTED = {"weights", "handed on", "history"}
 # Settings that may change though they compute something else, since the run looks at what they lead to.
@@ -173,6 +203,8 @@ class Watch:
         for stage in STAGES:
             self._around(stage, "validation_metrics", self._validate)
         patch.setattr(run_folder, "draw_curves", lambda *_: None)  # takes longer than the run
+        another = lambda levels, imagenet: network.small_classifier(16, levels)  # noqa: E731
+        patch.setattr(network, "resnet34", another)  # 21 million weights take seconds
 
     def _around(self, owner, name, watcher):
         real = getattr(owner, name)
@@ -251,6 +283,10 @@ def base(tmp_path_factory):
             elif stage == "features":
                 small = {"labelled_images": 1, "epochs": 2, "noise_levels": (5, 9), "members": 2, "hidden": (6, 4)}
                 settings = pixel_classifier.Settings(data=tiny, pretrained="scratch", **run | small)
+            elif stage == "attention":
+                small = {"data": write_levels(root / "levels"), "epochs": 1, "validate_every": 2, "batch_size": 6}
+                small |= {"classifier": "small", "dilations": (1,), "tile": 8, "sample_every": 0}
+                settings = SS_attention.Settings(**run | small)
             elif stage == "monai":
                 settings = monai_networks.Settings(data=tiny, labelled_images=1, **run | {"epochs": 2})
             elif stage in ("structures", "images"):  # the noise is that of the pre-training, from which images begin
@@ -281,8 +317,8 @@ def changed_to(settings, name, value, tmp_path, pretrained):
         changes["data"] = root if isinstance(settings.data, Path) else (root,)
     if name == "run_name":
         changes["run_name"] = str(tmp_path / value)
-    if name == "pretrained":
-        changes["pretrained"] = pretrained
+    if name in STARTS:
+        changes[name] = pretrained
     return replace(settings, **changes)
 
 
@@ -304,7 +340,7 @@ def test_a_setting_changes_what_it_should(stage, name, base, tmp_path, capsys):
     """What must differ does; and what changes nothing that is computed leaves it as it was, bit by bit."""
     settings, before = base(stage, capsys)
     value, must_differ = TABLES[stage][name]
-    pretrained = base("pretraining", capsys)[0].run_name if name == "pretrained" else None
+    pretrained = base(STARTS[name], capsys)[0].run_name if name in STARTS else None
     after = observe(stage, changed_to(settings, name, value, tmp_path, pretrained), capsys)
     differ = {what for what in after if after[what] != before[what]}
     assert must_differ <= differ
@@ -321,9 +357,11 @@ def test_what_computes_something_else_may_not_change_in_a_run(stage, name, base,
     harmless = more or not must_differ & {*COMPUTED, "initial"}
     assert (name in run_folder.MAY_CHANGE) == (harmless or name in GUARDED)
     if not harmless:
-        pretrained = base("pretraining", capsys)[0].run_name if name == "pretrained" else None
+        pretrained = base(STARTS[name], capsys)[0].run_name if name in STARTS else None
         other = changed_to(settings, name, value, tmp_path, pretrained)
-        message = GUARDED["data"] if name in ("labelled_images", "draw_seed") else rf"other settings: {name} \("
+        message = (
+            GUARDED["data"] if name in ("labelled_images", "draw_seed", "leave_out") else rf"other settings: {name} \("
+        )
         with pytest.raises(InputError, match=GUARDED.get(name, message)):
             MAINS[stage](replace(other, run_name=settings.run_name))
 

@@ -14,10 +14,12 @@ from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import Devices, InPrecision
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
+from GenSelfDiff.methods.attention import SS_attention
 from GenSelfDiff.methods.nudiff import synthesize, train_images, train_structures
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.unet import DiffusionNet, SegNet
-from tests.GenSelfDiff.runs import history
+from tests.GenSelfDiff.methods.attention.levels import write_levels
+from tests.GenSelfDiff.runs import MAINS, history
 from tests.GenSelfDiff.test_golden import assert_equal, with_golden_weights
 from utils_general import read_rgb
 
@@ -77,7 +79,16 @@ def test_an_untrained_network_has_the_loss_that_it_has_on_a_cpu(stage, request, 
     assert on_gpu.train_loss[0] == pytest.approx(on_cpu.train_loss[0], rel=1e-3)
 
 
-@pytest.mark.parametrize("stage", ["pretraining", "finetuning"])
+@pytest.fixture
+def attention(tmp_path):
+    """Settings of a tiny run of attention-based self-supervision."""
+    return SS_attention.Settings.of(
+        "improved", data=write_levels(tmp_path / "levels"), run_name=str(tmp_path / "attention"), dim=8, tile=16,
+        dilations=(1, 2), scale_jitter=0.0, steps=10, validate_every=5, workers=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "finetuning", "attention"])
 def test_a_step_waits_for_nothing(stage, request, monkeypatch):
     """PyTorch raises where a kernel's result is waited for; in the first step it may, while things are made."""
     settings = replace(request.getfixturevalue(stage), device="cuda:0", ema=0.9, clip=1.0, batch_size=2)
@@ -92,7 +103,7 @@ def test_a_step_waits_for_nothing(stage, request, monkeypatch):
         steps.append(1)
 
     monkeypatch.setattr(training.Trainer, "_train_step", step)
-    (SS_diff.main if stage == "pretraining" else Diff_Seg.main)(settings)
+    MAINS[type(settings)](settings)
     assert len(steps) >= 8
 
 

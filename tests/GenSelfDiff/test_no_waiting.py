@@ -13,6 +13,8 @@ from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.downstream_train.losses import LossName
 from GenSelfDiff.history import MetricMeans
 from GenSelfDiff.methods import context_restoration, masked_images, simclr, variational_autoencoder
+from GenSelfDiff.methods.attention import SS_attention
+from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification
 from GenSelfDiff.methods.context_restoration import ContextRestoration
 from GenSelfDiff.methods.masked_images import MaskedImages
 from GenSelfDiff.methods.nudiff import train_images, train_structures
@@ -23,6 +25,7 @@ from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.unet import DiffusionNet, SegNet
 
 META = torch.device("meta")
+PICTURES = {"input_range": (0.0, 1.0), "sample_every": 0}
 ALL_LOSSES = typing.get_args(LossName)
 
 
@@ -32,10 +35,21 @@ def batch():
         "image": torch.zeros(4, 3, 16, 16, device=META),
         "label": torch.zeros(4, 16, 16, dtype=torch.long, device=META),
         "seed": torch.zeros(4, dtype=torch.long, device=META),
+        "level": torch.zeros(4, dtype=torch.long, device=META),
+        "told": torch.zeros(4, dtype=torch.long, device=META),
     }
 
 
+def attention(**changes):
+    return SS_attention.build_network(SS_attention.Settings(dim=8, classifier="small", **changes), 0.2, None).to(META)
+
+
 STAGES = {
+    "attention": lambda: (
+        Magnification(3, dict.fromkeys(("smoothness", "equivariance", "scale"), 1.0), **PICTURES),
+        attention(threshold_by_level=True),
+    ),
+    "haematoxylin": lambda: (Haematoxylin(**PICTURES), attention()),
     "pretrain": lambda: (SS_diff.NoisePrediction(SS_diff.Settings(), 16, META), DiffusionNet(8).to(META)),
     "border": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "border"), SegNet(8, 4).to(META)),
     "hv": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "hv"), SegNet(8, 5).to(META)),
@@ -67,7 +81,7 @@ def test_a_step_waits_for_nothing(name):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     mean.update(3)
     means.add(figures)
-    means.add(stage.validation_metrics(model, seen))
+    means.add(stage.validation_metrics(model.eval(), seen))
     assert loss.device == META and {pair.device for pair in means.pairs.values()} == {META}
 
 

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "synthesis": set(),
     "report": {"evaluation"},
     "comparison": {"report"},
-    "methods": {"pretrain", "downstream_train"},
+    "methods": {"pretrain", "downstream_train", "whole_image"},
 }
 
 
