@@ -103,6 +103,7 @@ OWN = PATCHES | {
 }
 SAID = "labelled/labels/*"
 PSEUDO = PATCHES | {
+    "test_stride": (4, "refused"),
     "downscale": (2.0, "labelled/images/image_0.png"),
     "working_mpp": (0.5, "labelled/images/image_0.png"),
     "images": ("{there}/own/images", "labelled/images/*"),

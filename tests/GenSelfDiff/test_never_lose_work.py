@@ -65,8 +65,10 @@ def test_killed_at_20_random_moments_and_continued_gives_the_same(stage, recipe,
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_stopped_in_mid_epoch_and_continued_gives_the_same(pretraining, tmp_path, monkeypatch, number):
+def test_stopped_in_mid_epoch_and_continued_gives_the_same(pretraining, tmp_path, monkeypatch, request, number):
     """The signal comes during the second epoch's first step; the step is finished, saved, the exit code 128 + it."""
+    before = signal.signal(number, signal.SIG_DFL)  # the tests themselves may be run by nohup
+    request.addfinalizer(lambda: signal.signal(number, before))
     SS_diff.main(pretraining)
     stopped = replace(pretraining, run_name=str(tmp_path / "stopped"))
     real_step, steps = training.Trainer._train_step, []

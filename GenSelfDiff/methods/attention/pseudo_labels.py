@@ -54,6 +54,8 @@ class Settings(PatchSettings, PredictorSettings, WindowSettings, InstanceSetting
         """Raise `InputError` for a setting that cannot work."""
         super().check()
         self.check_windows()
+        if self.test_stride is not None:
+            raise InputError("--test-stride: no folder test is written here, leave it out")
         at_least(self, minimum_area=0, peak_distance=1, largest_hole=0, smoothing=0)
 
 
