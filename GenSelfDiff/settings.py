@@ -42,7 +42,7 @@ class TrainingSettings:
     betas: tuple[float, float]
     """of Adam"""
     dim: int | None
-    """width of the network, a multiple of 8; 8 to 32 for small runs"""
+    """width of the network, a multiple of 8; 16 to 32 for small runs, 8 for tests of the code"""
     input_range: tuple[float, float]
     """what black and white become"""
     initial_weights: InitialWeights = "published"
