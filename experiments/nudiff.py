@@ -23,7 +23,7 @@ from experiments.records import ASKED, Records, hash_of_question
 from experiments.timed import Record
 from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, train_and_test, what_is_shown
 from GenSelfDiff.comparison.results import Result
-from GenSelfDiff.data import PatchDataset
+from GenSelfDiff.data import PatchDataset, pretraining_folder
 from GenSelfDiff.methods.nudiff.subsets import describe, write_subset
 from GenSelfDiff.methods.nudiff.with_labels import labelled_patches
 from GenSelfDiff.patches import Patches
@@ -131,10 +131,20 @@ class Grid:
         self.data, self.output = settings.data.resolve(), settings.output.resolve()
         patches = labelled_patches(self.data)
         self.pixels = patches.data_set.patch_size
+        self.check_folders()
         self.shown = what_is_shown(*(PatchDataset([patches], split, 0) for split in ("train", "val")))
         self.work = self.output / folder_name(patches.data_set.name, settings.size)
         name = folder_name("nudiff", settings.size, patches.data_set.name)
         self.records = Records(settings.records.resolve() / f"{name}.csv", KEY)
+
+    def check_folders(self) -> None:
+        """`InputError` now, not after hours, for a data set without test images or images to pre-train on."""
+        if not (self.data / "test").is_dir():
+            raise InputError(f"{self.data} has no folder test: cut the images by preprocess.py")
+        if pretraining_folder(self.data) == self.data:
+            raise InputError(
+                f"{self.data} has neither a folder unlabelled nor labelled: cut the images by preprocess.py"
+            )
 
     def ask(self, percent: int, arm: ArmName, draw: int) -> dict[str, Any]:
         """A run: its key, and a hash of everything else that it is asked for."""

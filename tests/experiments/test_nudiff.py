@@ -1,5 +1,6 @@
 """experiments/nudiff.py for real on tiny data: all arms, going on, the table; what is asked, and what cannot work."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,11 @@ TINY = Size(8, 1, 1, 2, 2, 3, 2.0, 2, ("--recipe", "improved", "--workers", 0, "
 
 @pytest.fixture
 def asked(tiny_data_set, tmp_path, monkeypatch):
-    """All arms with half of the labels, once; scripts run in this process."""
+    """All arms with half of the labels, once; scripts run in this process.
+
+    The data set is as of the documented protocol, official: no other images than labelled ones.
+    """
+    shutil.rmtree(tiny_data_set / "unlabelled")
     one_after_the_other(monkeypatch, nudiff, training_runs)
     monkeypatch.setitem(nudiff.SIZES, "small", TINY)
     return nudiff.Settings(
@@ -101,3 +106,9 @@ def test_the_published_table():
 def test_what_cannot_work_is_said(asked, changed, message):
     with pytest.raises(InputError, match=message):
         nudiff.main(replace(asked, **changed))
+
+
+def test_a_data_set_without_test_images_is_refused_at_once(asked):
+    shutil.rmtree(asked.data / "test")
+    with pytest.raises(InputError, match="has no folder test"):
+        nudiff.main(asked)
