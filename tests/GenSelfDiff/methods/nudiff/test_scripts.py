@@ -290,6 +290,7 @@ def test_labels_are_chosen_and_counted(trained, tmp_path, capsys):
         (synthesize, {"images": "structures"}, "is not of the stage images: a run of train_images.py is needed"),
         (synthesize, {"structures": "pre"}, "is not of the stage structures: a run of train_structures.py"),
         (synthesize, {"images": "undropped"}, "was trained with --drop 0 and does not know images of no structure"),
+        (synthesize, {"data": "relabelled"}, "structures/best.pth did not learn from the labels in .*relabelled: name"),
         (synthesize, {"output": "tiny"}, "--output .*tiny holds the real labels"),
         (synthesize, {"output": "pre"}, "holds files of something else"),
         (synthesize, {"count": 0}, "--count is 0"),
@@ -299,13 +300,16 @@ def test_labels_are_chosen_and_counted(trained, tmp_path, capsys):
     ],
 )
 def test_what_cannot_work_is_said(script, changes, message, trained, synthesis, tmp_path):
-    torn = {"flat", "three", "torn", "lonely"} & {*map(str, changes.values())}
+    torn = {"flat", "three", "torn", "lonely", "relabelled"} & {*map(str, changes.values())}
     for name in torn:
         shutil.copytree(trained / "tiny", tmp_path / name)
     if "flat" in torn:
         shutil.rmtree(tmp_path / "flat" / "labelled" / "instances")
     if "lonely" in torn:
         shutil.rmtree(tmp_path / "lonely" / "unlabelled")
+    if "relabelled" in torn:  # another nucleus number: the same pixels
+        number = np.array(Image.open(tmp_path / "relabelled/labelled/instances/instance_0.png"))
+        Image.fromarray(number * 2).save(tmp_path / "relabelled/labelled/instances/instance_0.png")
     if "three" in torn:
         about = read_json(tmp_path / "three" / "dataset.json")
         write_json(tmp_path / "three" / "dataset.json", about | {"classes": ["background", "a", "b"]})
@@ -314,7 +318,7 @@ def test_what_cannot_work_is_said(script, changes, message, trained, synthesis, 
     if "undropped" in changes.values():
         train_images.main(images_of(trained / "tiny", tmp_path, drop=0.0, run_name=str(tmp_path / "undropped")))
     places = {name: str((tmp_path if (tmp_path / str(name)).exists() else trained) / str(name)) for name in
-              ("flat", "three", "torn", "lonely", "undropped", "pre", "structures", "tiny")}  # fmt: skip
+              ("flat", "three", "torn", "lonely", "relabelled", "undropped", "pre", "structures", "tiny")}  # fmt: skip
     changes = {key: places.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
     for key in ("data", "output"):
         if key in changes:
