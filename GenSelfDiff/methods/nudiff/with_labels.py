@@ -144,9 +144,10 @@ def train(
     settings.check()
     devices = set_up(settings.device)
     data = WithStructures.read(root, settings.seed, settings.quarter_turns)
+    learnt = stage(data, devices)  # its examples are labelled patches: structures of their own images
     if unlabelled:
         data = replace(data, training=SomeUnlabelled(data.training, unlabelled_patches(root), unlabelled))
     torch.manual_seed(settings.seed)
     model = build()
     prepare_run(settings, devices)
-    Trainer(stage(data, devices), model, settings, data.training, data.validation, devices, data.about).run()
+    Trainer(learnt, model, settings, data.training, data.validation, devices, data.about).run()

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from torch.utils.data import default_collate
 from GenSelfDiff import checkpoint, networks
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train import Diff_Seg
-from GenSelfDiff.methods.nudiff import choose_labels, synthesize, train_images, train_structures
+from GenSelfDiff.methods.nudiff import choose_labels, synthesize, train_images, train_structures, with_labels
 from GenSelfDiff.methods.nudiff.structure import encode
 from GenSelfDiff.methods.nudiff.with_labels import (
     SomeUnlabelled,
@@ -167,6 +168,18 @@ def test_unlabelled_patches_are_shown_where_structures_are_left_out(trained):
     assert all("unlabelled" in file for file in shown[True]) and len(shown[True]) == 8  # none that is held out
     assert all("unlabelled" not in Path(file).parts[-3] for file in shown[False])
     assert mixed.fingerprint() == data.training.fingerprint() and mixed.contents() != data.training.contents()
+
+
+def test_pictures_show_structures_of_their_own_images(trained, tmp_path, monkeypatch):
+    """With --unlabelled, and nothing held out, too."""
+    shutil.copytree(trained / "tiny", tmp_path / "tiny")
+    index = tmp_path / "tiny" / "labelled" / "index.csv"
+    index.write_text(index.read_text().replace(",val", ",train"))
+    shown = []
+    monkeypatch.setattr(train_images, "ImagePrediction", lambda *words: shown.append(words[-1]))
+    monkeypatch.setattr(with_labels, "Trainer", lambda *_: SimpleNamespace(run=lambda: None))
+    train_images.main(images_of(tmp_path / "tiny", tmp_path, unlabelled=True, drop=0.9))
+    assert len(shown[0]["file"]) == 6 and all(Path(file).parts[-3] == "labelled" for file in shown[0]["file"])
 
 
 def test_real_and_synthetic_pairs_are_a_data_set(synthesis, finetuning, capsys):
