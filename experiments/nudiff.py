@@ -39,6 +39,7 @@ KEY = (PERCENT, ARM, DRAW)
 NUDIFF = "GenSelfDiff/methods/nudiff"
 MARKER = "dataset.json"
 FORWARD = 1 / 3  # of a training step, of which the backward pass is the rest
+SEEDS_APART = 10_000  # between draws: pair i is drawn from seed + i, and no two draws shall share their noise
 LOOKS = 4  # at the validation, of each training
 
 
@@ -259,7 +260,7 @@ class Block:
         for name in ("structures", "images") if arm.pairs == "synthetic" else ("images",):
             where = ["--data", self.labels, "--run-name", runs[name], "--seed", self.draw]
             grid.train(f"{NUDIFF}/train_{name}.py", getattr(size, name), where, start[name], runs[name])
-        words = ["--data", self.labels, "--output", target, "--count", size.pairs, "--seed", self.draw]
+        words = ["--data", self.labels, "--output", target, "--count", size.pairs, "--seed", SEEDS_APART * self.draw]
         words += ["--structures", runs["structures"], "--images", runs["images"], "--guidance", size.guidance]
         words += ["--sampler", "dpm-solver++", "--steps", size.sampling_steps]
         words += ["--real-structures"] * (arm.pairs == "real structures")

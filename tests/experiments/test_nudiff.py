@@ -12,7 +12,7 @@ from experiments.nudiff import Size
 from experiments.paired import difference
 from GenSelfDiff.patches import Patches
 from tests.experiments.in_process import one_after_the_other
-from utils_general import InputError
+from utils_general import InputError, read_json
 
 TINY = Size(8, 1, 1, 2, 2, 3, 2.0, 2, ("--recipe", "improved", "--workers", 0, "--device", "cpu"))
 
@@ -47,6 +47,8 @@ def test_choices_networks_pairs_runs_and_a_table(asked, capsys, monkeypatch):
     kept = {path.parent.name for path in work.glob("*/*/best.pth")}
     assert kept == {"run", "structures", "images"}  # those that draw, not those that segment
     pairs = Patches(work / "50_1" / "pairs_synthetic" / "labelled", labelled=True).index
+    drawn = read_json(work / "50_1" / "pairs_synthetic" / "settings.json")
+    assert drawn["seed"] == nudiff.SEEDS_APART > max(size.pairs for size in nudiff.SIZES.values())
     assert pairs.source.astype(str).str.startswith("synthetic_").sum() == 3
     table = pd.read_csv(work / "table.csv")
     assert table.arm.tolist() == arms and table["Dice gain"].notna().tolist() == [False, True, True]
