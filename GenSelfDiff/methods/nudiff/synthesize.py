@@ -219,7 +219,7 @@ class Synthesis:
         pairs = pd.DataFrame({"patch": self.first + np.arange(settings.count), "source": names})
         index = pd.concat([index.astype({"source": str, "split": str}), pairs.assign(x=0, y=0, split="train")])
         sizes = pd.DataFrame({"source": names, "width": size, "height": size})
-        if (self.folder / "sources.csv").is_file():
+        if (self.real.folder / "sources.csv").is_file():  # else ours, if there is one, is of an earlier call
             sizes = pd.concat([read_table(self.folder / "sources.csv", text=("source",)), sizes])
         link_others(self.real.folder.parent, settings.target)
         describe(self.real.data_set, settings.target, settings.target.resolve().name)

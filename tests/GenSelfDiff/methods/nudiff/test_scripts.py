@@ -209,6 +209,19 @@ def test_real_and_synthetic_pairs_are_a_data_set(synthesis, finetuning, capsys):
     assert "11 patches to train on, 4 held out" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_completed_twice_it_names_each_source_once(known, trained, synthesis, tmp_path):
+    """Whether the sizes of the real images are known or not."""
+    shutil.copytree(trained / "tiny", tmp_path / "tiny")
+    if not known:
+        (tmp_path / "tiny" / "labelled" / "sources.csv").unlink()
+    work = synthesize.Synthesis(replace(synthesis, data=tmp_path / "tiny"))
+    for _ in range(2):
+        work.complete()
+    named = pd.read_csv(synthesis.output / "labelled" / "sources.csv").source.tolist()
+    assert named == ["l1", "l2", "l3"] * known + ["synthetic_0", "synthetic_1", "synthetic_2"]
+
+
 def test_it_goes_on_with_the_pairs_that_are_missing(synthesis, capsys):
     """After a kill, which leaves a part of a pair, and no index, so that the part is not taken for the whole."""
     synthesize.main(replace(synthesis, count=2))
