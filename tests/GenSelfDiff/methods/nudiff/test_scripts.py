@@ -31,6 +31,7 @@ from GenSelfDiff.training import to_device
 from GenSelfDiff.unet_checkpoint import load_diffusion
 from tests.conftest import write_tiny_data_set
 from tests.GenSelfDiff.runs import assert_same_run
+from tests.GenSelfDiff.touching import crowd
 from utils_general import InputError, read_json, read_rgb, write_json
 
 RUN = {"batch_size": 4, "dim": 8, "workers": 0, "initial_weights": "pytorch", "device": "cpu", "timesteps": 20}
@@ -367,8 +368,11 @@ def test_synthetic_pairs_are_no_real_labels(synthesis, tmp_path):
 
 
 def test_the_image_is_drawn_of_its_own_label(synthesis, monkeypatch):
-    """What the second network is given is the structure of the instances that are written."""
+    """What the second network is given is the structure of the instances that are written, of which there are some."""
     given, draw = [], synthesize.ImagePainter.draw
+    monkeypatch.setattr(
+        synthesize.StructureGenerator, "draw", lambda _, seeds, *a, **k: [crowd(16, 3, n, (2, 4)) for n in seeds]
+    )
     monkeypatch.setattr(
         synthesize.ImagePainter,
         "draw",
@@ -376,5 +380,6 @@ def test_the_image_is_drawn_of_its_own_label(synthesis, monkeypatch):
     )
     synthesize.main(synthesis)
     patches = Patches(synthesis.output / "labelled", labelled=True)
+    assert len(given) == 3 and all(patches.instances(12 + i).any() for i in range(3))
     assert all(np.array_equal(encode(patches.instances(12 + i)), one) for i, one in enumerate(given))
     assert len({read_rgb(patches.file(12 + i)).tobytes() for i in range(3)}) == 3
