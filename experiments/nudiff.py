@@ -133,8 +133,10 @@ class Grid:
         patches = labelled_patches(self.data)
         self.pixels = patches.data_set.patch_size
         self.check_folders()
-        self.shown = what_is_shown(*(PatchDataset([patches], split, 0) for split in ("train", "val")))
-        self.work = self.output / folder_name(patches.data_set.name, settings.size)
+        self.shown = self.what_is_read(patches)
+        question = hash_of_question(self.shown, asdict(self.size), NOISE, IMAGES)
+        self.work = self.output / folder_name(patches.data_set.name, settings.size, question[:6])
+        """labels, networks and pairs of one question: asked another, none of them are taken for new ones"""
         name = folder_name("nudiff", settings.size, patches.data_set.name)
         self.records = Records(settings.records.resolve() / f"{name}.csv", KEY)
 
@@ -146,6 +148,14 @@ class Grid:
             raise InputError(
                 f"{self.data} has neither a folder unlabelled nor labelled: cut the images by preprocess.py"
             )
+
+    def what_is_read(self, patches: Patches) -> str:
+        """A hash of all patches that the grid reads: labelled, of pre-training, and of the test."""
+        test = Patches(self.data / "test", labelled=True)
+        test.check_labels(len(patches.data_set.classes))
+        unlabelled = PatchDataset([Patches(pretraining_folder(self.data))], "train", 0)
+        labelled = [PatchDataset([patches], split, 0) for split in ("train", "val")]
+        return what_is_shown(*labelled, unlabelled, PatchDataset([test], "test", 0))
 
     def ask(self, percent: int, arm: ArmName, draw: int) -> dict[str, Any]:
         """A run: its key, and a hash of everything else that it is asked for."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from experiments import nudiff, nudiff_report, training_runs
 from experiments.nudiff import Size
@@ -37,9 +38,10 @@ def test_choices_networks_pairs_runs_and_a_table(asked, capsys, monkeypatch):
     nudiff.main(replace(asked, arms=(), estimate=True))
     assert "1 choices of labels to learn to draw from, 6 runs" in capsys.readouterr().out
     arms = ["real", *asked.arms]
-    assert not (asked.output / "tiny_small").exists()
+    assert not asked.output.exists()
     nudiff.main(asked)
-    work = asked.output / "tiny_small"
+    (work,) = asked.output.iterdir()
+    assert work.name.startswith("tiny_small_")
     rows = pd.read_csv(asked.records / "nudiff_small_tiny.csv").set_index("arm")
     assert rows.patches.to_dict() == dict(zip(arms, (4, 3, 7), strict=True)) and (rows.steps == 2).all()
     assert rows.loc["real", "seconds of drawing"] == 0
@@ -63,6 +65,16 @@ def test_choices_networks_pairs_runs_and_a_table(asked, capsys, monkeypatch):
     monkeypatch.setitem(nudiff.SIZES, "small", replace(TINY, structures=2))
     with pytest.raises(InputError, match="has a row of 50, real, 1 that was asked for something else"):
         nudiff.main(asked)
+
+
+@pytest.mark.parametrize("part", ["labelled", "test"])
+def test_other_patches_have_another_folder(asked, part):
+    """So that nothing that was made of the earlier ones is taken for theirs."""
+    before = nudiff.Grid(asked)
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(asked.data / part / "images" / "image_0.png")
+    after = nudiff.Grid(asked)
+    assert before.work != after.work and before.ask(50, "real", 1) != after.ask(50, "real", 1)
+    assert nudiff.Grid(asked).work == after.work
 
 
 def test_only_some_arms_and_never_without_the_real_one(asked):
