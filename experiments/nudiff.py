@@ -27,12 +27,13 @@ from GenSelfDiff.data import PatchDataset, pretraining_folder
 from GenSelfDiff.methods.nudiff.subsets import describe, write_subset
 from GenSelfDiff.methods.nudiff.with_labels import labelled_patches
 from GenSelfDiff.patches import Patches
+from GenSelfDiff.settings import SCRATCH
 from output_folder import locked, replace_folder
 from utils_general import MONUSEG, ROOT, InputError, at_least, run_script
 
 ArmName = Literal[
-    "real", "real, 4 times the steps", "real, strong stain jitter", "real + synthetic", "synthetic",
-    "real + images of real structures",
+    "real", "real, 4 times the steps", "real, strong stain jitter", "real, from the pre-training", "real + synthetic",
+    "synthetic", "real + images of real structures", "real + synthetic, from the pre-training",
 ]  # fmt: skip
 SizeName = Literal["small", "gpu"]
 KEY = (PERCENT, ARM, DRAW)
@@ -52,6 +53,8 @@ class Arm:
     without_real: bool = False
     times: int = 1
     """as many times the steps of the others"""
+    pretrained: bool = False
+    """from the pre-training that the second network of Nudiff starts from, which has seen all unlabelled images"""
     options: tuple[object, ...] = ()
     """of Diff_Seg.py, beside those of all"""
 
@@ -79,9 +82,11 @@ ARMS: dict[ArmName, Arm] = {
     "real": Arm(),
     "real, 4 times the steps": Arm(times=4),
     "real, strong stain jitter": Arm(options=("--stain-jitter", 0.2)),
+    "real, from the pre-training": Arm(pretrained=True),
     "real + synthetic": Arm("synthetic"),
     "synthetic": Arm("synthetic", without_real=True),
     "real + images of real structures": Arm("real structures"),
+    "real + synthetic, from the pre-training": Arm("synthetic", pretrained=True),
 }
 SIZES: dict[SizeName, Size] = {
     "small": Size(16, 4000, 4000, 5000, 600, 256, 2.0, 20),
@@ -197,7 +202,8 @@ class Grid:
         kinds = {(row[PERCENT], row[DRAW], ARMS[row[ARM]].pairs) for row in rows} - {
             (row[PERCENT], row[DRAW], "none") for row in rows
         }
-        blocks, draws = {which[:2] for which in kinds}, {draw for _, draw, _ in kinds}
+        blocks = {which[:2] for which in kinds}
+        draws = {draw for _, draw, _ in kinds} | {row[DRAW] for row in rows if ARMS[row[ARM]].pretrained}
         drawn = [which for *_, which in kinds if which == "synthetic"]
         steps = sum(size.fine_tuning * ARMS[row[ARM]].times for row in rows) + len(draws) * size.pretraining
         steps += len(blocks) * size.images + len(drawn) * size.structures
@@ -236,7 +242,8 @@ class Block:
         """Draw what is needed, fine-tune, test, write the row down; the weights are not kept."""
         arm, size = ARMS[row[ARM]], self.grid.size
         steps, folder = size.fine_tuning * arm.times, self.folder / folder_name(row[ARM])
-        words = ["--pretrained", "scratch", "--dim", size.dim, "--targets", "hv", *size.options, "--seed", self.draw]
+        start = self.grid.pretrained(self.draw) if arm.pretrained else SCRATCH
+        words = ["--pretrained", start, "--dim", size.dim, "--targets", "hv", *size.options, "--seed", self.draw]
         words += ["--steps", steps, "--validate-every", steps, *arm.options]
         data = self.labels if arm.pairs == "none" else self.with_pairs(arm)
         log = folder.with_name(f"{folder.name}.txt")

@@ -29,21 +29,21 @@ def asked(tiny_data_set, tmp_path, monkeypatch):
     monkeypatch.setitem(nudiff.SIZES, "small", TINY)
     return nudiff.Settings(
         data=tiny_data_set, output=tmp_path / "out", records=tmp_path / "records", percents=(50,), draws=1, jobs=1,
-        arms=("synthetic", "real + images of real structures"),
+        arms=("real, from the pre-training", "synthetic", "real + images of real structures"),
     )  # fmt: skip
 
 
 def test_choices_networks_pairs_runs_and_a_table(asked, capsys, monkeypatch):
-    """Of three arms; the others have no more pairs than these."""
+    """Of four arms; the others have no more pairs than these."""
     nudiff.main(replace(asked, arms=(), estimate=True))
-    assert "1 choices of labels to learn to draw from, 6 runs" in capsys.readouterr().out
+    assert "1 choices of labels to learn to draw from, 8 runs" in capsys.readouterr().out
     arms = ["real", *asked.arms]
     assert not asked.output.exists()
     nudiff.main(asked)
     (work,) = asked.output.iterdir()
     assert work.name.startswith("tiny_small_")
     rows = pd.read_csv(asked.records / "nudiff_small_tiny.csv").set_index("arm")
-    assert rows.patches.to_dict() == dict(zip(arms, (4, 3, 7), strict=True)) and (rows.steps == 2).all()
+    assert rows.patches.to_dict() == dict(zip(arms, (4, 4, 3, 7), strict=True)) and (rows.steps == 2).all()
     assert rows.loc["real", "seconds of drawing"] == 0
     assert np.allclose(rows[["AJI t1", "AJI t2"]].mean(axis=1), rows["AJI"], atol=1e-5)
     kept = {path.parent.name for path in work.glob("*/*/best.pth")}
@@ -53,7 +53,7 @@ def test_choices_networks_pairs_runs_and_a_table(asked, capsys, monkeypatch):
     assert drawn["seed"] == nudiff.SEEDS_APART > max(size.pairs for size in nudiff.SIZES.values())
     assert pairs.source.astype(str).str.startswith("synthetic_").sum() == 3
     table = pd.read_csv(work / "table.csv")
-    assert table.arm.tolist() == arms and table["Dice gain"].notna().tolist() == [False, True, True]
+    assert table.arm.tolist() == arms and table["Dice gain"].notna().tolist() == [False, True, True, True]
     assert (work / "gains.png").is_file() and set(pd.read_csv(work / "published.csv").source) == {
         "published, unchecked"
     }
@@ -80,7 +80,7 @@ def test_other_patches_have_another_folder(asked, part):
 def test_only_some_arms_and_never_without_the_real_one(asked):
     """Which steps and options each has."""
     plans = nudiff.ARMS.values()
-    assert [plan.times for plan in plans] == [1, 4, 1, 1, 1, 1] and sum(bool(plan.options) for plan in plans) == 1
+    assert [plan.times for plan in plans] == [1, 4, 1, 1, 1, 1, 1, 1] and sum(bool(plan.options) for plan in plans) == 1
     assert [name for name, plan in nudiff.ARMS.items() if plan.without_real] == ["synthetic"]
     grid = nudiff.Grid(replace(asked, arms=("synthetic",), draws=2, percents=(50, 100)))
     assert [(row["percent of the labels"], row["arm"], row["draw"]) for row in grid.wanted()] == [
