@@ -40,6 +40,7 @@ KEY = (PERCENT, ARM, DRAW)
 NUDIFF = "GenSelfDiff/methods/nudiff"
 MARKER = "dataset.json"
 FORWARD = 1 / 3  # of a training step, of which the backward pass is the rest
+FEW = 20  # percent of the labels, up to which the draws of them are many
 SEEDS_APART = 10_000  # between draws: pair i is drawn from seed + i, and no two draws shall share their noise
 LOOKS = 4  # at the validation, of each training
 
@@ -106,10 +107,10 @@ class Settings:
     """small: width 16, for two CPU cores; gpu: width 64, for patches of 128 pixels"""
     percents: tuple[int, ...] = (10, 20, 50, 100)
     """shares of the labelled images"""
-    draws: int = 3
-    """of the labels, the same for all arms; also the seeds of all networks"""
+    draws: int = 6
+    """of up to 20 % of the labels, the same for all arms, and half as many of more; also the seeds of all networks"""
     arms: tuple[ArmName, ...] = ()
-    """only these, and "real", which they are compared with; all if not given"""
+    """only these, and "real", which most are compared with; all if not given"""
     output: Path = ROOT / "experiments" / "results" / "nudiff"
     """folder for labels, networks, pairs, the table and the picture"""
     records: Path = ROOT / "experiments" / "records"
@@ -118,6 +119,10 @@ class Settings:
     """draws at a time, each with one thread on a CPU"""
     estimate: bool = False
     """say how many runs there are to do, and for how long, and do none"""
+
+    def draws_of(self, percent: int) -> int:
+        """How many draws of a share: of few labels they differ more."""
+        return self.draws if percent <= FEW else -(-self.draws // 2)
 
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
@@ -169,8 +174,8 @@ class Grid:
 
     def wanted(self) -> list[dict[str, Any]]:
         """All runs."""
-        draws = range(1, self.settings.draws + 1)
-        return [self.ask(p, arm, draw) for p in sorted(self.settings.percents) for draw in draws for arm in self.arms]
+        draws = [(p, draw) for p in sorted(self.settings.percents) for draw in range(1, self.settings.draws_of(p) + 1)]
+        return [self.ask(percent, arm, draw) for percent, draw in draws for arm in self.arms]
 
     def missing(self) -> list[dict[str, Any]]:
         """Those that are not done."""

@@ -82,9 +82,12 @@ def test_only_some_arms_and_never_without_the_real_one(asked):
     plans = nudiff.ARMS.values()
     assert [plan.times for plan in plans] == [1, 4, 1, 1, 1, 1, 1, 1] and sum(bool(plan.options) for plan in plans) == 1
     assert [name for name, plan in nudiff.ARMS.items() if plan.without_real] == ["synthetic"]
-    grid = nudiff.Grid(replace(asked, arms=("synthetic",), draws=2, percents=(50, 100)))
+    grid = nudiff.Grid(replace(asked, arms=("synthetic",), draws=3, percents=(20, 50)))
     assert [(row["percent of the labels"], row["arm"], row["draw"]) for row in grid.wanted()] == [
-        (percent, arm, draw) for percent in (50, 100) for draw in (1, 2) for arm in ("real", "synthetic")
+        (*which, draw)
+        for percent, draws in ((20, (1, 2, 3)), (50, (1, 2)))
+        for draw in draws
+        for which in ((percent, "real"), (percent, "synthetic"))
     ]
 
 
@@ -100,6 +103,18 @@ def test_gains_are_paired_by_draw_and_image():
     told = difference(np.array([[0.6, 0.6], [0.7, 0.5]]), np.array([[0.5, 0.6], [0.4, 0.5]]))
     assert (row["Dice gain"], row["Dice low"]) == (pytest.approx(0.1), told.low)
     assert row["draws"] == 3 and row["hours"] == 3 and nudiff_report.row_of(rows, 20, "real") is None
+
+
+def test_one_difference_was_named_beforehand():
+    """Its p is not adjusted; of the others, 0.01 and 0.04, the smaller one counts for two."""
+    judged = {nudiff_report.PERCENT: 10, "arm": "real + synthetic", "draws": 6, "Dice p": 0.04}
+    judged |= {"AJI gain": 0.021, "AJI low": 0.001, "AJI high": 0.041, "AJI p": 0.03}
+    rows = [judged, {nudiff_report.PERCENT: 20, "arm": "real + synthetic", "AJI p": 0.01}]
+    nudiff_report.adjust(rows)
+    assert "AJI adjusted p" not in judged and judged["Dice adjusted p"] == 0.04
+    assert rows[1]["AJI adjusted p"] == 0.02
+    assert nudiff_report.judgement(rows).endswith("+0.021 (+0.001 to +0.041), p 0.03, of 6 draws")
+    assert nudiff_report.judgement(rows[1:]).endswith("not run yet")
 
 
 def test_the_published_table():
