@@ -76,7 +76,7 @@ class Size:
     sampling_steps: int
     """of DPM-Solver++"""
     options: tuple[object, ...] = ("--recipe", "improved", "--workers", 0)
-    """of all trainings"""
+    """of all trainings; no workers, where the cores are busy with other trainings"""
 
 
 ARMS: dict[ArmName, Arm] = {
@@ -91,7 +91,7 @@ ARMS: dict[ArmName, Arm] = {
 }
 SIZES: dict[SizeName, Size] = {
     "small": Size(16, 4000, 4000, 5000, 600, 256, 2.0, 20),
-    "gpu": Size(64, 50_000, 50_000, 60_000, 3000, 512, 2.0, 50),
+    "gpu": Size(64, 50_000, 50_000, 60_000, 3000, 512, 2.0, 50, ("--recipe", "improved", "--workers", 4)),
 }
 IMAGES = ("--drop", 0.2, "--unlabelled")  # of the training of images
 NOISE = ("--schedule", "linear", "--p2-gamma", 0)  # of the pre-training: that of Nudiff
