@@ -10,6 +10,8 @@ the same number of steps and tested. Every finished run is a row in experiments/
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.grid import folder_name, run, run_all
-from experiments.nudiff_report import ARM, DRAW, METRICS, PERCENT, report
+from experiments.nudiff_report import ARM, DRAW, METRICS, PERCENT, SECONDS_BEFORE, report
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.timed import Record
 from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, train_and_test, what_is_shown
@@ -39,6 +41,7 @@ SizeName = Literal["small", "gpu"]
 KEY = (PERCENT, ARM, DRAW)
 NUDIFF = "GenSelfDiff/methods/nudiff"
 MARKER = "dataset.json"
+FINISHED = "finished"  # a note in a file of seconds
 FORWARD = 1 / 3  # of a training step, of which the backward pass is the rest
 FEW = 20  # percent of the labels, up to which the draws of them are many
 SEEDS_APART = 10_000  # between draws: pair i is drawn from seed + i, and no two draws shall share their noise
@@ -189,20 +192,27 @@ class Grid:
 
     def pretrained(self, draw: int) -> Path:
         """A run of pre-training on all unlabelled images with a seed, trained unless it is there; others wait."""
-        folder, size = self.work / f"pretrained_{draw}", self.size
-        with locked(folder):
-            where = ["--data", self.data, "--run-name", folder / "run", "--seed", draw]
-            self.train("GenSelfDiff/pretrain/SS_diff.py", size.pretraining, where, ["--dim", size.dim, *NOISE], folder)
-        return folder / "run"
+        run_folder, size = self.pretraining(draw), self.size
+        with locked(run_folder.parent):
+            options = ["--data", self.data, "--seed", draw, "--dim", size.dim, *NOISE]
+            self.train("GenSelfDiff/pretrain/SS_diff.py", size.pretraining, run_folder, options)
+        return run_folder
 
-    def train(self, script: str, steps: int, where: list[object], options: list[object], log: Path) -> None:
+    def pretraining(self, draw: int) -> Path:
+        """The folder of that run."""
+        return self.work / f"pretrained_{draw}" / "run"
+
+    def train(self, script: str, steps: int, run_folder: Path, options: list[object]) -> None:
         """One of the trainings of diffusion models; what is finished is not done again.
 
         The last network counts, as where nothing is held out: the choice of one by few held-out images would help some
         shares of the labels and not others.
         """
-        length = ["--steps", steps, "--validate-every", steps, "--batch-size", BATCH]
-        run(script, *where, *length, "--sample-every", 0, *self.size.options, *options, log=log.with_suffix(".txt"))
+        length = ["--steps", steps, "--validate-every", steps, "--batch-size", BATCH, "--sample-every", 0]
+        with counted(run_folder) as is_missing:
+            if is_missing:
+                log = run_folder.with_name(f"{run_folder.name}.txt")
+                run(script, "--run-name", run_folder, *options, *length, *self.size.options, log=log)
 
     def say_estimate(self) -> None:
         """Print how many runs are to do, and how long they take here, from a measured step."""
@@ -258,24 +268,30 @@ class Block:
         found, about = train_and_test("GenSelfDiff/downstream_train/Diff_Seg.py", words, data, "test", folder, log)
         counts = Patches(data / "labelled", labelled=True).index.split.value_counts()
         about |= {"steps": steps, "patches": int(counts.get("train", 0))}
-        about["seconds of drawing"] = round(Record(self.clock(arm)).earlier)
+        about[SECONDS_BEFORE] = round(sum(Record(clock(made)).earlier for made in self.made_for(arm)), 1)
         self.grid.records.add(row | figures(found) | about)
         shutil.rmtree(folder)
 
     def with_pairs(self, arm: Arm) -> Path:
         """The data set of an arm, drawn unless it is there."""
-        target = self.folder / folder_name("pairs", arm.pairs)
+        target = self.pairs(arm)
         if not (target / "nuclei.csv").is_file():
-            record = Record(self.clock(arm))
-            try:
-                self.draw_pairs(arm, target)
-            finally:
-                record.keep()
+            self.draw_pairs(arm, target)
         return self.only_pairs(target) if arm.without_real else target
 
-    def clock(self, arm: Arm) -> Path:
-        """The file of the seconds that the pairs of an arm took, the training of the networks included."""
-        return self.folder / f"{folder_name('seconds', arm.pairs)}.json"
+    def pairs(self, arm: Arm) -> Path:
+        """The folder of both real patches and pairs."""
+        return self.folder / folder_name("pairs", arm.pairs)
+
+    def made_for(self, arm: Arm) -> list[Path]:
+        """The folders of all that an arm needs made before it is fine-tuned; other arms may need them, too."""
+        needed = {
+            self.grid.pretraining(self.draw): arm.pretrained or arm.pairs != "none",
+            self.folder / "structures": arm.pairs == "synthetic",
+            self.folder / "images": arm.pairs != "none",
+            self.pairs(arm): arm.pairs != "none",
+        }
+        return [folder for folder, is_needed in needed.items() if is_needed]
 
     def draw_pairs(self, arm: Arm, target: Path) -> None:
         """Train both networks, and draw; what is finished is not done again."""
@@ -283,13 +299,14 @@ class Block:
         runs = {name: self.folder / name for name in ("structures", "images")}
         start = {"images": [*IMAGES, "--pretrained", grid.pretrained(self.draw)], "structures": ["--dim", size.dim]}
         for name in ("structures", "images") if arm.pairs == "synthetic" else ("images",):
-            where = ["--data", self.labels, "--run-name", runs[name], "--seed", self.draw]
-            grid.train(f"{NUDIFF}/train_{name}.py", getattr(size, name), where, start[name], runs[name])
+            options = ["--data", self.labels, "--seed", self.draw, *start[name]]
+            grid.train(f"{NUDIFF}/train_{name}.py", getattr(size, name), runs[name], options)
         words = ["--data", self.labels, "--output", target, "--count", size.pairs, "--seed", SEEDS_APART * self.draw]
         words += ["--structures", runs["structures"], "--images", runs["images"], "--guidance", size.guidance]
         words += ["--sampler", "dpm-solver++", "--steps", size.sampling_steps]
         words += ["--real-structures"] * (arm.pairs == "real structures")
-        run(f"{NUDIFF}/synthesize.py", *words, log=target.with_name(f"{target.name}.txt"))
+        with counted(target):
+            run(f"{NUDIFF}/synthesize.py", *words, log=target.with_name(f"{target.name}.txt"))
 
     def only_pairs(self, both: Path) -> Path:
         """The same data set without its real patches to train on; what is held out is real."""
@@ -301,6 +318,24 @@ class Block:
                 write_subset(folder, patches, patches.index[~patches.index.patch.isin(real)])
                 describe(patches.data_set, folder, target.name)
         return target
+
+
+@contextmanager
+def counted(made: Path) -> Iterator[bool]:
+    """Add the seconds until a folder is made to those of earlier calls; gives whether there is anything to make."""
+    record = Record(clock(made))
+    is_missing = FINISHED not in record.notes or not made.is_dir()
+    try:
+        yield is_missing
+        record.notes[FINISHED] = {}
+    finally:
+        if is_missing:
+            record.keep()
+
+
+def clock(made: Path) -> Path:
+    """The file of the seconds that a folder took to make."""
+    return made.with_name(f"{made.name}_seconds.json")
 
 
 def figures(found: Result) -> dict[str, float]:

@@ -16,6 +16,7 @@ from experiments.paired import difference
 from GenSelfDiff.comparison.statistics import holm
 from utils_general import save_figure
 
+SECONDS_BEFORE = "seconds before"  # the fine-tuning: of all that the arm needs, pre-training, networks, pairs
 PERCENT, ARM, DRAW = "percent of the labels", "arm", "draw"
 METRICS = ("Dice", "AJI", "object F1")
 COMPARED = ("Dice", "AJI")
@@ -71,7 +72,7 @@ def row_of(rows: pd.DataFrame, percent: int, arm: str) -> dict[str, Any] | None:
     if ours.empty:
         return None
     row = {PERCENT: percent, ARM: arm, "draws": len(ours), "steps": int(ours["steps"].iloc[0])}
-    row["hours"] = ours[["seconds", "seconds of the test", "seconds of drawing"]].sum(axis=None) / 3600
+    row["hours"] = ours[["seconds", "seconds of the test", SECONDS_BEFORE]].sum(axis=None) / 3600
     for metric in METRICS:
         row |= {metric: ours[metric].mean(), f"{metric} deviation": ours[metric].std()}
     for metric in COMPARED if arm != REAL else ():
