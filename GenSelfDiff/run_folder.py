@@ -136,11 +136,11 @@ class RunFolder:
         theirs = {**defaults, **last["settings"], **last}
         # Where the learning rate decays, the length of the run is part of what it computes.
         fixed = {"epochs", "steps"} if ours["decay"] != "none" else set()
-        unknown = {"contents"} - last.keys()  # earlier versions did not look at them
+        unknown = {"contents", "labels"} - last.keys()  # earlier versions did not look at them
         changed = [k for k in ours if k not in (MAY_CHANGE - fixed) | unknown and ours[k] != theirs.get(k)]
         if len(changed) > 1 and "contents" in changed:
             changed.remove("contents")  # what is read of patches depends on the settings
-        if other := {"patches", "contents"} & set(changed):
+        if other := {"patches", "contents", "labels"} & set(changed):
             how = (
                 "their index.csv differs" if "patches" in other else "of the same names: their images or labels differ"
             )

@@ -10,6 +10,8 @@ the same number of steps and tested. Every finished run is a row in experiments/
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,28 +20,31 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.grid import folder_name, run, run_all
-from experiments.nudiff_report import ARM, DRAW, METRICS, PERCENT, report
+from experiments.nudiff_report import ARM, DRAW, METRICS, PERCENT, SECONDS_BEFORE, report
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.timed import Record
 from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, train_and_test, what_is_shown
 from GenSelfDiff.comparison.results import Result
-from GenSelfDiff.data import PatchDataset
+from GenSelfDiff.data import PatchDataset, pretraining_folder
 from GenSelfDiff.methods.nudiff.subsets import describe, write_subset
 from GenSelfDiff.methods.nudiff.with_labels import labelled_patches
 from GenSelfDiff.patches import Patches
+from GenSelfDiff.settings import SCRATCH
 from output_folder import locked, replace_folder
 from utils_general import MONUSEG, ROOT, InputError, at_least, run_script
 
 ArmName = Literal[
-    "real", "real, 4 times the steps", "real, strong stain jitter", "real + synthetic", "synthetic",
-    "real + images of real structures",
+    "real", "real, 4 times the steps", "real, strong stain jitter", "real, from the pre-training", "real + synthetic",
+    "synthetic", "real + images of real structures", "real + synthetic, from the pre-training",
 ]  # fmt: skip
 SizeName = Literal["small", "gpu"]
 KEY = (PERCENT, ARM, DRAW)
 NUDIFF = "GenSelfDiff/methods/nudiff"
 MARKER = "dataset.json"
+FINISHED = "finished"  # a note in a file of seconds
 FORWARD = 1 / 3  # of a training step, of which the backward pass is the rest
-LOOKS = 4  # at the validation, of each training
+FEW = 20  # percent of the labels, up to which the draws of them are many
+SEEDS_APART = 10_000  # between draws: pair i is drawn from seed + i, and no two draws shall share their noise
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Arm:
     without_real: bool = False
     times: int = 1
     """as many times the steps of the others"""
+    pretrained: bool = False
+    """from the pre-training that the second network of Nudiff starts from, which has seen all unlabelled images"""
     options: tuple[object, ...] = ()
     """of Diff_Seg.py, beside those of all"""
 
@@ -71,20 +78,22 @@ class Size:
     sampling_steps: int
     """of DPM-Solver++"""
     options: tuple[object, ...] = ("--recipe", "improved", "--workers", 0)
-    """of all trainings"""
+    """of all trainings; no workers, where the cores are busy with other trainings"""
 
 
 ARMS: dict[ArmName, Arm] = {
     "real": Arm(),
     "real, 4 times the steps": Arm(times=4),
     "real, strong stain jitter": Arm(options=("--stain-jitter", 0.2)),
+    "real, from the pre-training": Arm(pretrained=True),
     "real + synthetic": Arm("synthetic"),
     "synthetic": Arm("synthetic", without_real=True),
     "real + images of real structures": Arm("real structures"),
+    "real + synthetic, from the pre-training": Arm("synthetic", pretrained=True),
 }
 SIZES: dict[SizeName, Size] = {
     "small": Size(16, 4000, 4000, 5000, 600, 256, 2.0, 20),
-    "gpu": Size(64, 50_000, 50_000, 60_000, 3000, 512, 2.0, 50),
+    "gpu": Size(64, 50_000, 50_000, 60_000, 3000, 512, 2.0, 50, ("--recipe", "improved", "--workers", 4)),
 }
 IMAGES = ("--drop", 0.2, "--unlabelled")  # of the training of images
 NOISE = ("--schedule", "linear", "--p2-gamma", 0)  # of the pre-training: that of Nudiff
@@ -100,10 +109,10 @@ class Settings:
     """small: width 16, for two CPU cores; gpu: width 64, for patches of 128 pixels"""
     percents: tuple[int, ...] = (10, 20, 50, 100)
     """shares of the labelled images"""
-    draws: int = 3
-    """of the labels, the same for all arms; also the seeds of all networks"""
+    draws: int = 6
+    """of up to 20 % of the labels, the same for all arms, and half as many of more; also the seeds of all networks"""
     arms: tuple[ArmName, ...] = ()
-    """only these, and "real", which they are compared with; all if not given"""
+    """only these, and "real", which most are compared with; all if not given"""
     output: Path = ROOT / "experiments" / "results" / "nudiff"
     """folder for labels, networks, pairs, the table and the picture"""
     records: Path = ROOT / "experiments" / "records"
@@ -112,6 +121,10 @@ class Settings:
     """draws at a time, each with one thread on a CPU"""
     estimate: bool = False
     """say how many runs there are to do, and for how long, and do none"""
+
+    def draws_of(self, percent: int) -> int:
+        """How many draws of a share: of few labels they differ more."""
+        return self.draws if percent <= FEW else -(-self.draws // 2)
 
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
@@ -131,10 +144,30 @@ class Grid:
         self.data, self.output = settings.data.resolve(), settings.output.resolve()
         patches = labelled_patches(self.data)
         self.pixels = patches.data_set.patch_size
-        self.shown = what_is_shown(*(PatchDataset([patches], split, 0) for split in ("train", "val")))
-        self.work = self.output / folder_name(patches.data_set.name, settings.size)
+        self.check_folders()
+        self.shown = self.what_is_read(patches)
+        question = hash_of_question(self.shown, asdict(self.size), NOISE, IMAGES)
+        self.work = self.output / folder_name(patches.data_set.name, settings.size, question[:6])
+        """labels, networks and pairs of one question: asked another, none of them are taken for new ones"""
         name = folder_name("nudiff", settings.size, patches.data_set.name)
         self.records = Records(settings.records.resolve() / f"{name}.csv", KEY)
+
+    def check_folders(self) -> None:
+        """`InputError` now, not after hours, for a data set without test images or images to pre-train on."""
+        if not (self.data / "test").is_dir():
+            raise InputError(f"{self.data} has no folder test: cut the images by preprocess.py")
+        if pretraining_folder(self.data) == self.data:
+            raise InputError(
+                f"{self.data} has neither a folder unlabelled nor labelled: cut the images by preprocess.py"
+            )
+
+    def what_is_read(self, patches: Patches) -> str:
+        """A hash of all patches that the grid reads: labelled, of pre-training, and of the test."""
+        test = Patches(self.data / "test", labelled=True)
+        test.check_labels(len(patches.data_set.classes))
+        unlabelled = PatchDataset([Patches(pretraining_folder(self.data))], "train", 0)
+        labelled = [PatchDataset([patches], split, 0) for split in ("train", "val")]
+        return what_is_shown(*labelled, unlabelled, PatchDataset([test], "test", 0))
 
     def ask(self, percent: int, arm: ArmName, draw: int) -> dict[str, Any]:
         """A run: its key, and a hash of everything else that it is asked for."""
@@ -143,8 +176,8 @@ class Grid:
 
     def wanted(self) -> list[dict[str, Any]]:
         """All runs."""
-        draws = range(1, self.settings.draws + 1)
-        return [self.ask(p, arm, draw) for p in sorted(self.settings.percents) for draw in draws for arm in self.arms]
+        draws = [(p, draw) for p in sorted(self.settings.percents) for draw in range(1, self.settings.draws_of(p) + 1)]
+        return [self.ask(percent, arm, draw) for percent, draw in draws for arm in self.arms]
 
     def missing(self) -> list[dict[str, Any]]:
         """Those that are not done."""
@@ -159,16 +192,27 @@ class Grid:
 
     def pretrained(self, draw: int) -> Path:
         """A run of pre-training on all unlabelled images with a seed, trained unless it is there; others wait."""
-        folder, size = self.work / f"pretrained_{draw}", self.size
-        with locked(folder):
-            where = ["--data", self.data, "--run-name", folder / "run", "--seed", draw]
-            self.train("GenSelfDiff/pretrain/SS_diff.py", size.pretraining, where, ["--dim", size.dim, *NOISE], folder)
-        return folder / "run"
+        run_folder, size = self.pretraining(draw), self.size
+        with locked(run_folder.parent):
+            options = ["--data", self.data, "--seed", draw, "--dim", size.dim, *NOISE]
+            self.train("GenSelfDiff/pretrain/SS_diff.py", size.pretraining, run_folder, options)
+        return run_folder
 
-    def train(self, script: str, steps: int, where: list[object], options: list[object], log: Path) -> None:
-        """One of the trainings of diffusion models; what is finished is not done again."""
-        length = ["--steps", steps, "--validate-every", max(1, steps // LOOKS), "--batch-size", BATCH]
-        run(script, *where, *length, "--sample-every", 0, *self.size.options, *options, log=log.with_suffix(".txt"))
+    def pretraining(self, draw: int) -> Path:
+        """The folder of that run."""
+        return self.work / f"pretrained_{draw}" / "run"
+
+    def train(self, script: str, steps: int, run_folder: Path, options: list[object]) -> None:
+        """One of the trainings of diffusion models; what is finished is not done again.
+
+        The last network counts, as where nothing is held out: the choice of one by few held-out images would help some
+        shares of the labels and not others.
+        """
+        length = ["--steps", steps, "--validate-every", steps, "--batch-size", BATCH, "--sample-every", 0]
+        with counted(run_folder) as is_missing:
+            if is_missing:
+                log = run_folder.with_name(f"{run_folder.name}.txt")
+                run(script, "--run-name", run_folder, *options, *length, *self.size.options, log=log)
 
     def say_estimate(self) -> None:
         """Print how many runs are to do, and how long they take here, from a measured step."""
@@ -176,7 +220,8 @@ class Grid:
         kinds = {(row[PERCENT], row[DRAW], ARMS[row[ARM]].pairs) for row in rows} - {
             (row[PERCENT], row[DRAW], "none") for row in rows
         }
-        blocks, draws = {which[:2] for which in kinds}, {draw for _, draw, _ in kinds}
+        blocks = {which[:2] for which in kinds}
+        draws = {draw for _, draw, _ in kinds} | {row[DRAW] for row in rows if ARMS[row[ARM]].pretrained}
         drawn = [which for *_, which in kinds if which == "synthetic"]
         steps = sum(size.fine_tuning * ARMS[row[ARM]].times for row in rows) + len(draws) * size.pretraining
         steps += len(blocks) * size.images + len(drawn) * size.structures
@@ -215,31 +260,38 @@ class Block:
         """Draw what is needed, fine-tune, test, write the row down; the weights are not kept."""
         arm, size = ARMS[row[ARM]], self.grid.size
         steps, folder = size.fine_tuning * arm.times, self.folder / folder_name(row[ARM])
-        words = ["--pretrained", "scratch", "--dim", size.dim, "--targets", "hv", *size.options, "--seed", self.draw]
+        start = self.grid.pretrained(self.draw) if arm.pretrained else SCRATCH
+        words = ["--pretrained", start, "--dim", size.dim, "--targets", "hv", *size.options, "--seed", self.draw]
         words += ["--steps", steps, "--validate-every", steps, *arm.options]
         data = self.labels if arm.pairs == "none" else self.with_pairs(arm)
         log = folder.with_name(f"{folder.name}.txt")
         found, about = train_and_test("GenSelfDiff/downstream_train/Diff_Seg.py", words, data, "test", folder, log)
         counts = Patches(data / "labelled", labelled=True).index.split.value_counts()
         about |= {"steps": steps, "patches": int(counts.get("train", 0))}
-        about["seconds of drawing"] = round(Record(self.clock(arm)).earlier)
+        about[SECONDS_BEFORE] = round(sum(Record(clock(made)).earlier for made in self.made_for(arm)), 1)
         self.grid.records.add(row | figures(found) | about)
         shutil.rmtree(folder)
 
     def with_pairs(self, arm: Arm) -> Path:
         """The data set of an arm, drawn unless it is there."""
-        target = self.folder / folder_name("pairs", arm.pairs)
+        target = self.pairs(arm)
         if not (target / "nuclei.csv").is_file():
-            record = Record(self.clock(arm))
-            try:
-                self.draw_pairs(arm, target)
-            finally:
-                record.keep()
+            self.draw_pairs(arm, target)
         return self.only_pairs(target) if arm.without_real else target
 
-    def clock(self, arm: Arm) -> Path:
-        """The file of the seconds that the pairs of an arm took, the training of the networks included."""
-        return self.folder / f"{folder_name('seconds', arm.pairs)}.json"
+    def pairs(self, arm: Arm) -> Path:
+        """The folder of both real patches and pairs."""
+        return self.folder / folder_name("pairs", arm.pairs)
+
+    def made_for(self, arm: Arm) -> list[Path]:
+        """The folders of all that an arm needs made before it is fine-tuned; other arms may need them, too."""
+        needed = {
+            self.grid.pretraining(self.draw): arm.pretrained or arm.pairs != "none",
+            self.folder / "structures": arm.pairs == "synthetic",
+            self.folder / "images": arm.pairs != "none",
+            self.pairs(arm): arm.pairs != "none",
+        }
+        return [folder for folder, is_needed in needed.items() if is_needed]
 
     def draw_pairs(self, arm: Arm, target: Path) -> None:
         """Train both networks, and draw; what is finished is not done again."""
@@ -247,13 +299,14 @@ class Block:
         runs = {name: self.folder / name for name in ("structures", "images")}
         start = {"images": [*IMAGES, "--pretrained", grid.pretrained(self.draw)], "structures": ["--dim", size.dim]}
         for name in ("structures", "images") if arm.pairs == "synthetic" else ("images",):
-            where = ["--data", self.labels, "--run-name", runs[name], "--seed", self.draw]
-            grid.train(f"{NUDIFF}/train_{name}.py", getattr(size, name), where, start[name], runs[name])
-        words = ["--data", self.labels, "--output", target, "--count", size.pairs, "--seed", self.draw]
+            options = ["--data", self.labels, "--seed", self.draw, *start[name]]
+            grid.train(f"{NUDIFF}/train_{name}.py", getattr(size, name), runs[name], options)
+        words = ["--data", self.labels, "--output", target, "--count", size.pairs, "--seed", SEEDS_APART * self.draw]
         words += ["--structures", runs["structures"], "--images", runs["images"], "--guidance", size.guidance]
         words += ["--sampler", "dpm-solver++", "--steps", size.sampling_steps]
         words += ["--real-structures"] * (arm.pairs == "real structures")
-        run(f"{NUDIFF}/synthesize.py", *words, log=target.with_name(f"{target.name}.txt"))
+        with counted(target):
+            run(f"{NUDIFF}/synthesize.py", *words, log=target.with_name(f"{target.name}.txt"))
 
     def only_pairs(self, both: Path) -> Path:
         """The same data set without its real patches to train on; what is held out is real."""
@@ -265,6 +318,24 @@ class Block:
                 write_subset(folder, patches, patches.index[~patches.index.patch.isin(real)])
                 describe(patches.data_set, folder, target.name)
         return target
+
+
+@contextmanager
+def counted(made: Path) -> Iterator[bool]:
+    """Add the seconds until a folder is made to those of earlier calls; gives whether there is anything to make."""
+    record = Record(clock(made))
+    is_missing = FINISHED not in record.notes or not made.is_dir()
+    try:
+        yield is_missing
+        record.notes[FINISHED] = {}
+    finally:
+        if is_missing:
+            record.keep()
+
+
+def clock(made: Path) -> Path:
+    """The file of the seconds that a folder took to make."""
+    return made.with_name(f"{made.name}_seconds.json")
 
 
 def figures(found: Result) -> dict[str, float]:

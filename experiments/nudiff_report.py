@@ -16,10 +16,15 @@ from experiments.paired import difference
 from GenSelfDiff.comparison.statistics import holm
 from utils_general import save_figure
 
+SECONDS_BEFORE = "seconds before"  # the fine-tuning: of all that the arm needs, pre-training, networks, pairs
 PERCENT, ARM, DRAW = "percent of the labels", "arm", "draw"
 METRICS = ("Dice", "AJI", "object F1")
 COMPARED = ("Dice", "AJI")
 REAL, SYNTHETIC = "real", "real + synthetic"
+AGAINST = {f"{SYNTHETIC}, from the pre-training": f"{REAL}, from the pre-training"}
+"""what an arm is compared with, if not with `REAL`"""
+JUDGED = (10, SYNTHETIC, "AJI")
+"""the one difference, to "real", that was named before any run: its p stands as it is, all others are adjusted"""
 PUBLISHED_COLUMNS = [(network, data) for network in ("HoVer-Net", "PFF-Net") for data in ("MoNuSeg", "Kumar")]
 PUBLISHED = {
     10: (
@@ -67,11 +72,11 @@ def row_of(rows: pd.DataFrame, percent: int, arm: str) -> dict[str, Any] | None:
     if ours.empty:
         return None
     row = {PERCENT: percent, ARM: arm, "draws": len(ours), "steps": int(ours["steps"].iloc[0])}
-    row["hours"] = ours[["seconds", "seconds of the test", "seconds of drawing"]].sum(axis=None) / 3600
+    row["hours"] = ours[["seconds", "seconds of the test", SECONDS_BEFORE]].sum(axis=None) / 3600
     for metric in METRICS:
         row |= {metric: ours[metric].mean(), f"{metric} deviation": ours[metric].std()}
     for metric in COMPARED if arm != REAL else ():
-        mine, theirs = (by_draw(rows, percent, name, metric) for name in (arm, REAL))
+        mine, theirs = (by_draw(rows, percent, name, metric) for name in (arm, AGAINST.get(arm, REAL)))
         shared = mine.index.intersection(theirs.index)
         if len(shared):
             told = difference(mine.loc[shared].to_numpy(), theirs.loc[shared].to_numpy())
@@ -81,11 +86,27 @@ def row_of(rows: pd.DataFrame, percent: int, arm: str) -> dict[str, Any] | None:
 
 
 def adjust(rows: list[dict[str, Any]]) -> None:
-    """Each p, of all differences of the table together, adjusted for their number (Holm)."""
-    places = [(row, f"{metric} p") for row in rows for metric in COMPARED if f"{metric} p" in row]
+    """Each p but the judged one, of all these differences of the table together, adjusted for their number (Holm)."""
+    places = [
+        (row, f"{metric} p")
+        for row in rows
+        for metric in COMPARED
+        if f"{metric} p" in row and (row[PERCENT], row[ARM], metric) != JUDGED
+    ]
     adjusted = holm([row[name] for row, name in places]).tolist() if places else []
     for (row, name), p in zip(places, adjusted, strict=True):
         row[name.replace(" p", " adjusted p")] = p
+
+
+def judgement(rows: list[dict[str, Any]]) -> str:
+    """What the judged difference is, in a line."""
+    percent, arm, metric = JUDGED
+    named = f"named beforehand: {metric} of {arm} less that of {REAL}, at {percent} % of the labels"
+    for row in rows:
+        if (row[PERCENT], row[ARM]) == (percent, arm) and f"{metric} p" in row:
+            gain, low, high, p = (row[f"{metric} {name}"] for name in ("gain", "low", "high", "p"))
+            return f"{named}: {gain:+.3f} ({low:+.3f} to {high:+.3f}), p {p:.2g}, of {row['draws']} draws"
+    return f"{named}: not run yet"
 
 
 def published() -> pd.DataFrame:
@@ -125,4 +146,5 @@ def report(rows: pd.DataFrame, arms: list[str], output: Path) -> None:
     write_table(pd.DataFrame(found), output / "table")
     write_table(published(), output / "published")
     draw_gains(found, arms, output / "gains.png")
+    print(judgement(found))
     print(f"table.csv, table.md, published.csv, published.md and gains.png are in {output}")

@@ -21,10 +21,12 @@ import image_generation_general
 import sample_images
 import sample_images_general
 from GenSelfDiff import checkpoint, predictor
+from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import InPrecision
 from GenSelfDiff.methods.attention import pseudo_labels
 from GenSelfDiff.methods.nudiff import choose_labels, synthesize
 from GenSelfDiff.methods.nudiff.conditioned import ConditionedNet
+from GenSelfDiff.methods.nudiff.with_labels import labelled_patches, learnt_from
 from GenSelfDiff.report import results
 from GenSelfDiff.test import baselines, test_script
 from GenSelfDiff.unet import DiffusionNet, SegNet
@@ -140,7 +142,7 @@ CHOICE = {
     "seed": (1, "chosen.csv"),
 }
 PAIRS = {
-    "data": ("{there}/tiny", "labelled/images/image_0.png"),
+    "data": ("{there}/alike", "labelled/images/image_0.png"),
     "structures": ("{there}/structures_pre.pth", "labelled/instances/instance_12.png"),
     "images": ("{there}/images_pre.pth", "labelled/images/image_12.png"),
     "output": ("elsewhere/output", "folder"),
@@ -239,6 +241,8 @@ def write_raw(root, seed):
 def write_input(root, seed):
     """Input of all scripts at `root`, and two untrained networks."""
     write_tiny_data_set(root / "tiny", seed=seed)
+    alike = write_tiny_data_set(root / "alike")  # of any seed the same labels, and so what networks learnt from
+    Image.fromarray(np.full((16, 16, 3), 80 * seed, np.uint8)).save(alike / "labelled" / "images" / "image_0.png")
     write_test_set(root / "dark", dark=bool(seed))
     write_raw(root, seed)
     torch.manual_seed(seed)
@@ -251,6 +255,7 @@ def write_input(root, seed):
     noise = {"timesteps": 20, "schedule": "linear", "input_range": [-1.0, 1.0], "drop": 0.2}
     for stage, drawing in (("structures", DiffusionNet(8)), ("images", network)):
         about = {**run, "stage": stage, "settings": noise, "typical_area": 40.0}
+        about["labels"] = learnt_from(PatchDataset([labelled_patches(alike)], "train", 0))
         checkpoint.save(root / f"{stage}_pre.pth", {**about, "model_state_dict": drawing.state_dict()})
     run |= {"stage": "finetune", "classes": ["background", "nucleus"], "settings": {"input_range": [0.0, 1.0]}}
     checkpoint.save(root / "run" / "best.pth", {**run, "model_state_dict": SegNet(8, 2).state_dict()})

@@ -49,10 +49,14 @@ class ConditionedNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def modulations(self, structure: Tensor) -> Modulations:
-        """What a structure (B, 3, H, W) says, the same at all steps t; seen by every second, fourth ... pixel."""
+        """What a structure (B, 3, H, W) says, the same at all steps t.
+
+        At 1/2, 1/4, 1/8 resolution its mean over 2x2, 4x4, 8x8 pixels is seen: the U-Net's activations there stand for
+        the middle of as many.
+        """
         told = {}
         for (name, level), (first, second) in zip(self.levels.items(), self.spades, strict=True):
-            seen = structure[:, :, :: 2**level, :: 2**level]
+            seen = F.avg_pool2d(structure, 2**level)
             told[name] = (*first(seen), *second(seen))
         return told
 

@@ -15,6 +15,7 @@ from GenSelfDiff.devices import Devices, InPrecision, Precision
 from GenSelfDiff.diffusion import GaussianDiffusion
 from GenSelfDiff.methods.nudiff.conditioned import ConditionedNet, Guided
 from GenSelfDiff.methods.nudiff.structure import decode, from_input
+from GenSelfDiff.methods.nudiff.with_labels import LEARNT_FROM
 from GenSelfDiff.samplers import Sampler, sample
 from GenSelfDiff.settings import TrainingSettings
 from GenSelfDiff.unet import DiffusionNet
@@ -51,6 +52,7 @@ class Generator:
         self.diffusion = GaussianDiffusion(self.settings["schedule"], self.settings["timesteps"]).to(devices.device)
         self.input_range = tuple(self.settings["input_range"])
         self.size, self.epoch = self._of_checkpoint("patch_size"), loaded["epoch"]
+        self.learnt_from = self._of_checkpoint(LEARNT_FROM)
 
     def _of_checkpoint(self, name: str) -> Any:
         if name not in self.about:

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.cluster.vq import kmeans2
 
 from file_contents import DataSet, read_table
+from GenSelfDiff.data import pretraining_folder
 from GenSelfDiff.native import FOLDER as NATIVE
 from GenSelfDiff.patches import INDEX_COLUMNS, Patches
 from utils_general import InputError, write_json
@@ -67,7 +68,7 @@ def until_enough(objects: list[set], place: np.ndarray, fraction: float) -> np.n
 def write_subset(target: Path, patches: Patches, index: pd.DataFrame) -> None:
     """Write the labelled patches of some rows into the new folder `target`.
 
-    The data set's other folders, `unlabelled` and `test`, are links to those that there are.
+    `unlabelled` and `test` are links, see `link_others`.
     """
     copy_labelled(patches, index, target / LABELLED)
     index[INDEX_COLUMNS].to_csv(target / LABELLED / "index.csv", index=False)
@@ -95,10 +96,13 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def link_others(root: Path, target: Path) -> None:
-    """Links to the folders of a data set that are not for fine-tuning; links that are there stay."""
-    for name in ("unlabelled", "test"):
-        if (root / name).is_dir() and not os.path.lexists(target / name):
-            (target / name).symlink_to((root / name).resolve(), target_is_directory=True)
+    """Links to the folders of a data set that are not for fine-tuning; links that are there stay.
+
+    `unlabelled` is what the data set is pre-trained on: its labelled images where it has no others.
+    """
+    for name, folder in (("unlabelled", pretraining_folder(root)), ("test", root / "test")):
+        if folder != root and folder.is_dir() and not os.path.lexists(target / name):
+            (target / name).symlink_to(folder.resolve(), target_is_directory=True)
 
 
 def describe(data_set: DataSet, target: Path, name: str) -> None:

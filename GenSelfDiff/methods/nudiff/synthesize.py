@@ -21,13 +21,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from file_contents import read_table
-from GenSelfDiff.data import derived_seed
+from GenSelfDiff.data import PatchDataset, derived_seed
 from GenSelfDiff.devices import Precision, check_precision, set_up_alone
 from GenSelfDiff.methods.nudiff.generators import ImagePainter, StructureGenerator
 from GenSelfDiff.methods.nudiff.resemblance import ORIENTATIONS, nearest, nuclei, oriented, table_of
 from GenSelfDiff.methods.nudiff.structure import as_picture, encode, pieces
 from GenSelfDiff.methods.nudiff.subsets import LABELLED, copy_labelled, describe, link_others
-from GenSelfDiff.methods.nudiff.with_labels import labelled_patches
+from GenSelfDiff.methods.nudiff.with_labels import labelled_patches, learnt_from
 from GenSelfDiff.palette import draw_contours
 from GenSelfDiff.patches import INDEX_COLUMNS, Patches
 from GenSelfDiff.samplers import Sampler, SamplerName
@@ -115,6 +115,11 @@ class Synthesis:
         for network in self.networks:
             if network.size != (size := self.real.data_set.patch_size):
                 raise InputError(f"{network.path} draws {network.size} pixels, patches of {settings.data} are {size}")
+            if network.learnt_from != learnt_from(PatchDataset([self.real], "train", settings.seed)):
+                raise InputError(
+                    f"{network.path} did not learn from the labels in {settings.data}: name the data set that it was "
+                    "trained on, or train it on this one"
+                )
         self.training = self.real.select("train")
         self.first = int(self.real.index.patch.max()) + 1
         """number of the first synthetic patch"""
@@ -214,7 +219,7 @@ class Synthesis:
         pairs = pd.DataFrame({"patch": self.first + np.arange(settings.count), "source": names})
         index = pd.concat([index.astype({"source": str, "split": str}), pairs.assign(x=0, y=0, split="train")])
         sizes = pd.DataFrame({"source": names, "width": size, "height": size})
-        if (self.folder / "sources.csv").is_file():
+        if (self.real.folder / "sources.csv").is_file():  # else ours, if there is one, is of an earlier call
             sizes = pd.concat([read_table(self.folder / "sources.csv", text=("source",)), sizes])
         link_others(self.real.folder.parent, settings.target)
         describe(self.real.data_set, settings.target, settings.target.resolve().name)

@@ -1,5 +1,6 @@
 """What both trainings of Nudiff share: the labelled patches they see, and what their checkpoints say of them."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,12 @@ from utils_general import InputError
 
 SHOWN = 6  # patches in a picture
 UNLABELLED = "unlabelled"
+LEARNT_FROM = "labels"  # under which a checkpoint says it
+NARROWEST = 16  # width of a network that can copy noise
+NARROW = (
+    "the network's width, {}, is too small to draw anything but noise: its first stride takes 2x2 pixels, that is 12 "
+    "numbers, to fewer; --dim 16 at least"
+)
 SHARES = 2**20  # into which a share is rounded
 
 
@@ -96,6 +103,12 @@ def unlabelled_patches(root: Path) -> Patches:
     return Patches(folder)
 
 
+def learnt_from(training: PatchDataset) -> str:
+    """A hash of the labelled patches that are trained on: which there are, and all labels and instances beside them."""
+    parts = (training.fingerprint(), *(patches.labels_hash for patches in training.folders))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class WithStructures:
     """Labelled patches to learn from, checked; batches hold image, label and the distance maps of the instances."""
@@ -113,7 +126,7 @@ class WithStructures:
         training = PatchDataset([patches], "train", seed, flips(quarter_turns), "hv")
         validation = PatchDataset([patches], "val", seed + 1, targets="hv")
         about = {"data_set": patches.data_set.name, "mpp": patches.data_set.mpp, "patch_size": training.size}
-        return cls(training, validation, about | {"typical_area": area})
+        return cls(training, validation, about | {"typical_area": area, LEARNT_FROM: learnt_from(training)})
 
     def examples(self, devices: Devices, input_range: tuple[float, float]) -> dict[str, Any]:
         """A batch of the first held-out patches, or of those to train on, where none are held out."""
@@ -136,9 +149,12 @@ def train(
     settings.check()
     devices = set_up(settings.device)
     data = WithStructures.read(root, settings.seed, settings.quarter_turns)
+    learnt = stage(data, devices)  # its examples are labelled patches: structures of their own images
     if unlabelled:
         data = replace(data, training=SomeUnlabelled(data.training, unlabelled_patches(root), unlabelled))
     torch.manual_seed(settings.seed)
     model = build()
+    if devices.main and (width := model.net.final_conv[1].in_channels) < NARROWEST:
+        print(NARROW.format(width))
     prepare_run(settings, devices)
-    Trainer(stage(data, devices), model, settings, data.training, data.validation, devices, data.about).run()
+    Trainer(learnt, model, settings, data.training, data.validation, devices, data.about).run()

@@ -57,6 +57,9 @@ def test_every_block_behind_the_encoder_is_told_at_its_own_resolution(batch):
         "final_conv.0": (8, 16, 16),
     }  # fmt: skip
     assert all(len(tensors) == 4 for tensors in told.values())
+    mean = structure.unflatten(2, (2, 8)).unflatten(4, (2, 8)).mean((3, 5))
+    first, second = model.spades[0]
+    assert all(map(torch.allclose, told["mid_block1"], (*first(mean), *second(mean))))
     before = model.net(x, t)
     for name in told:  # each of them is used
         changed = {**told, name: tuple(tensor + 1 for tensor in told[name])}

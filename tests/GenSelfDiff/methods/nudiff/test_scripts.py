@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from torch.utils.data import default_collate
 from GenSelfDiff import checkpoint, networks
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train import Diff_Seg
-from GenSelfDiff.methods.nudiff import choose_labels, synthesize, train_images, train_structures
+from GenSelfDiff.methods.nudiff import choose_labels, synthesize, train_images, train_structures, with_labels
 from GenSelfDiff.methods.nudiff.structure import encode
 from GenSelfDiff.methods.nudiff.with_labels import (
     SomeUnlabelled,
@@ -30,6 +31,7 @@ from GenSelfDiff.training import to_device
 from GenSelfDiff.unet_checkpoint import load_diffusion
 from tests.conftest import write_tiny_data_set
 from tests.GenSelfDiff.runs import assert_same_run
+from tests.GenSelfDiff.touching import crowd
 from utils_general import InputError, read_json, read_rgb, write_json
 
 RUN = {"batch_size": 4, "dim": 8, "workers": 0, "initial_weights": "pytorch", "device": "cpu", "timesteps": 20}
@@ -93,6 +95,7 @@ def test_images_begin_with_the_pre_training(trained, tmp_path, capsys):
     """All its weights; what the structure says begins with nothing. So it is with another run of the same stage."""
     begun = images_of(trained / "tiny", tmp_path, pretrained=str(trained / "pre"), dim=None, learning_rate=0.0)
     train_images.main(begun)
+    assert "the network's width, 8, is too small to draw anything but noise" in capsys.readouterr().out
     ours, theirs = (
         checkpoint.load(Path(run) / "best.pth")["model_state_dict"] for run in (begun.run_name, trained / "pre")
     )
@@ -169,6 +172,18 @@ def test_unlabelled_patches_are_shown_where_structures_are_left_out(trained):
     assert mixed.fingerprint() == data.training.fingerprint() and mixed.contents() != data.training.contents()
 
 
+def test_pictures_show_structures_of_their_own_images(trained, tmp_path, monkeypatch):
+    """With --unlabelled, and nothing held out, too."""
+    shutil.copytree(trained / "tiny", tmp_path / "tiny")
+    index = tmp_path / "tiny" / "labelled" / "index.csv"
+    index.write_text(index.read_text().replace(",val", ",train"))
+    shown = []
+    monkeypatch.setattr(train_images, "ImagePrediction", lambda *words: shown.append(words[-1]))
+    monkeypatch.setattr(with_labels, "Trainer", lambda *_: SimpleNamespace(run=lambda: None))
+    train_images.main(images_of(tmp_path / "tiny", tmp_path, unlabelled=True, drop=0.9))
+    assert len(shown[0]["file"]) == 6 and all(Path(file).parts[-3] == "labelled" for file in shown[0]["file"])
+
+
 def test_real_and_synthetic_pairs_are_a_data_set(synthesis, finetuning, capsys):
     """Which Diff_Seg.py reads as it is; labels, instances and images of a pair go together, and it is known as one."""
     synthesize.main(synthesis)
@@ -194,6 +209,19 @@ def test_real_and_synthetic_pairs_are_a_data_set(synthesis, finetuning, capsys):
     assert pd.read_csv(synthesis.output / "nuclei.csv", index_col=0).loc["real", "nuclei a patch"] == 1
     Diff_Seg.main(replace(finetuning, data=synthesis.output, targets="hv", epochs=1))
     assert "11 patches to train on, 4 held out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_completed_twice_it_names_each_source_once(known, trained, synthesis, tmp_path):
+    """Whether the sizes of the real images are known or not."""
+    shutil.copytree(trained / "tiny", tmp_path / "tiny")
+    if not known:
+        (tmp_path / "tiny" / "labelled" / "sources.csv").unlink()
+    work = synthesize.Synthesis(replace(synthesis, data=tmp_path / "tiny"))
+    for _ in range(2):
+        work.complete()
+    named = pd.read_csv(synthesis.output / "labelled" / "sources.csv").source.tolist()
+    assert named == ["l1", "l2", "l3"] * known + ["synthetic_0", "synthetic_1", "synthetic_2"]
 
 
 def test_it_goes_on_with_the_pairs_that_are_missing(synthesis, capsys):
@@ -290,6 +318,7 @@ def test_labels_are_chosen_and_counted(trained, tmp_path, capsys):
         (synthesize, {"images": "structures"}, "is not of the stage images: a run of train_images.py is needed"),
         (synthesize, {"structures": "pre"}, "is not of the stage structures: a run of train_structures.py"),
         (synthesize, {"images": "undropped"}, "was trained with --drop 0 and does not know images of no structure"),
+        (synthesize, {"data": "relabelled"}, "structures/best.pth did not learn from the labels in .*relabelled: name"),
         (synthesize, {"output": "tiny"}, "--output .*tiny holds the real labels"),
         (synthesize, {"output": "pre"}, "holds files of something else"),
         (synthesize, {"count": 0}, "--count is 0"),
@@ -299,13 +328,16 @@ def test_labels_are_chosen_and_counted(trained, tmp_path, capsys):
     ],
 )
 def test_what_cannot_work_is_said(script, changes, message, trained, synthesis, tmp_path):
-    torn = {"flat", "three", "torn", "lonely"} & {*map(str, changes.values())}
+    torn = {"flat", "three", "torn", "lonely", "relabelled"} & {*map(str, changes.values())}
     for name in torn:
         shutil.copytree(trained / "tiny", tmp_path / name)
     if "flat" in torn:
         shutil.rmtree(tmp_path / "flat" / "labelled" / "instances")
     if "lonely" in torn:
         shutil.rmtree(tmp_path / "lonely" / "unlabelled")
+    if "relabelled" in torn:  # another nucleus number: the same pixels
+        number = np.array(Image.open(tmp_path / "relabelled/labelled/instances/instance_0.png"))
+        Image.fromarray(number * 2).save(tmp_path / "relabelled/labelled/instances/instance_0.png")
     if "three" in torn:
         about = read_json(tmp_path / "three" / "dataset.json")
         write_json(tmp_path / "three" / "dataset.json", about | {"classes": ["background", "a", "b"]})
@@ -314,7 +346,7 @@ def test_what_cannot_work_is_said(script, changes, message, trained, synthesis, 
     if "undropped" in changes.values():
         train_images.main(images_of(trained / "tiny", tmp_path, drop=0.0, run_name=str(tmp_path / "undropped")))
     places = {name: str((tmp_path if (tmp_path / str(name)).exists() else trained) / str(name)) for name in
-              ("flat", "three", "torn", "lonely", "undropped", "pre", "structures", "tiny")}  # fmt: skip
+              ("flat", "three", "torn", "lonely", "relabelled", "undropped", "pre", "structures", "tiny")}  # fmt: skip
     changes = {key: places.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
     for key in ("data", "output"):
         if key in changes:
@@ -337,8 +369,11 @@ def test_synthetic_pairs_are_no_real_labels(synthesis, tmp_path):
 
 
 def test_the_image_is_drawn_of_its_own_label(synthesis, monkeypatch):
-    """What the second network is given is the structure of the instances that are written."""
+    """What the second network is given is the structure of the instances that are written, of which there are some."""
     given, draw = [], synthesize.ImagePainter.draw
+    monkeypatch.setattr(
+        synthesize.StructureGenerator, "draw", lambda _, seeds, *a, **k: [crowd(16, 3, n, (2, 4)) for n in seeds]
+    )
     monkeypatch.setattr(
         synthesize.ImagePainter,
         "draw",
@@ -346,5 +381,6 @@ def test_the_image_is_drawn_of_its_own_label(synthesis, monkeypatch):
     )
     synthesize.main(synthesis)
     patches = Patches(synthesis.output / "labelled", labelled=True)
+    assert len(given) == 3 and all(patches.instances(12 + i).any() for i in range(3))
     assert all(np.array_equal(encode(patches.instances(12 + i)), one) for i, one in enumerate(given))
     assert len({read_rgb(patches.file(12 + i)).tobytes() for i in range(3)}) == 3
