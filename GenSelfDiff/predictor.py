@@ -92,6 +92,8 @@ class TrainedPredictor:
     epoch: int
     loss: float
     """validation loss of the epoch, not a number where there was no validation"""
+    stage: str = "finetune"
+    """that of the checkpoint, by which `networks.METHODS` knows its method; "finetune" for a published one"""
     training: dict[str, Any]
     """the settings of its run, empty for a published checkpoint"""
     about: dict[str, Any]
@@ -137,6 +139,7 @@ def load(settings: PredictorSettings) -> TrainedPredictor:
         path=path,
         epoch=loaded["epoch"],
         loss=float(loaded["loss"]),
+        stage=loaded.get("stage", "finetune"),
         training=loaded["settings"] if "stage" in loaded else {},
         about={
             "checkpoint": str(path),

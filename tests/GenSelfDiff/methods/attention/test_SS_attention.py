@@ -52,10 +52,11 @@ def stopped_after(settings, steps, monkeypatch):
             SS_attention.main(replace(settings, save_minutes=0.0))
 
 
-def test_it_is_trained_and_continued_exactly(settings, tmp_path, monkeypatch):
+def test_it_is_trained_and_continued_exactly(settings, tmp_path, monkeypatch, capsys):
     """In mid-epoch, too: weights, their running mean, statistics, threshold and history are those of one go."""
     SS_attention.main(settings)
-    told = history(settings.run_name)
+    told, said = history(settings.run_name), capsys.readouterr().out
+    assert "done: last validation loss" in said and "(best)" not in said
     assert told["epoch"].tolist() == [1, 2, 3] and told.notna().all(axis=None)
     assert {
         "train_accuracy",
@@ -111,12 +112,14 @@ def test_the_published_recipe(settings, tmp_path):
     assert (defaults.dim, defaults.tile, defaults.share, defaults.classifier) == (64, 160, 0.07, "imagenet")
 
 
-def test_it_is_tested_segmented_and_compared(settings, tmp_path, no_report):
+def test_it_is_tested_segmented_and_compared(settings, tmp_path):
     SS_attention.main(settings)
     data = settings.data[0]
     common = {"data": data, "minimum_area": 1, "pictures": 0}
     tested = test_script.Settings(run=settings.run_name, output=tmp_path / "tested", tta="all", device="cpu", **common)
     test_script.main(tested)
+    page = (tmp_path / "tested" / "report.html").read_text()
+    assert "Learnt without labels (epoch 3), tested" in page and "ine-tuning" not in page
     baselines.main(baselines.Settings(method="background", output=tmp_path / "nothing", **common))
     compare.main(compare.Settings(results=(tmp_path / "nothing", tmp_path / "tested"), output=tmp_path / "compared"))
     assert len(pd.read_csv(tmp_path / "compared" / "compare.csv"))
