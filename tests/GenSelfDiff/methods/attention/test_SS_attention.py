@@ -192,7 +192,7 @@ def write_images(folder, number=3):
     return mask
 
 
-def test_labels_that_nobody_drew(settings, tmp_path, capsys):
+def test_labels_that_nobody_drew(settings, tmp_path, capsys, monkeypatch):
     """By Otsu's threshold they are the discs, four objects; by a run what it says. Both train a network."""
     mask = write_images(tmp_path / "images")
     cut = {"images": tmp_path / "images", "patch_size": 16, "stride": 16, "device": "cpu"}
@@ -214,7 +214,20 @@ def test_labels_that_nobody_drew(settings, tmp_path, capsys):
     seg_run(tmp_path, tmp_path / "otsu")
     SS_attention.main(settings)
     said = replace(otsu, method="run", run=settings.run_name, output=tmp_path / "said", downscale=2.0, patch_size=8)
+    seen, real = [], pseudo_labels.predict_image
+    monkeypatch.setattr(pseudo_labels, "predict_image", lambda *words: seen.append(1) or real(*words))
+    for changes, message in (
+        ({"output": otsu.output}, "holds"),
+        ({"validation_images": 3}, "--validation-images 3: there are 3"),
+        ({"patch_size": 56}, "smaller than a patch"),
+        ({"mpp": 0.5}, r"was trained at 0\.25 micrometres a pixel, not 0\.5: take a run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pseudo_labels.main(replace(said, **changes))
+    assert not seen  # before the first image was segmented
     pseudo_labels.main(said)
+    assert len(seen) == 3  # once each
+    assert "best.pth, of the stage attention: epoch 3, " in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "said" / "labelled" / "index.csv")) == 12
     assert (tmp_path / "said" / "labelled" / "native" / "case_0_classes.png").is_file()
 
