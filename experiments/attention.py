@@ -131,7 +131,9 @@ class Grid:
 
     def folder(self, kind: str, name: str, seed: int) -> Path:
         """Of a run or of pseudo-labels."""
-        asked = self._described(Arm(name, plan.DIFFUSION if name == plan.DIFFUSION else ""))
+        diffusion = [plan.DIFFUSION, plan.PRETRAINING, BATCH]
+        asked = diffusion if name == plan.DIFFUSION else self._described(Arm(name))
+        asked += [plan.LABELS, self.resolution] if kind == "labels" else []
         return self.output / kind / folder_name(name, hash_of_question(self.shown, asked), seed)
 
     def train(self, name: str, seed: int) -> Path:

@@ -72,6 +72,23 @@ def test_everything_is_made_once_and_reported(settings, capsys, monkeypatch):
         attention.main(settings)
 
 
+def test_what_decides_names_a_folder_and_nothing_else(settings, monkeypatch):
+    grid = attention.Grid(settings)
+    kinds = {"labels": "dye", "runs": "dye"}, {"runs": plan.DIFFUSION}
+
+    def folders():
+        return [grid.folder(kind, name, 1) for names in kinds for kind, name in names.items()]
+
+    before = folders()
+    monkeypatch.setattr(plan, "LABELS", ("--patch-size", 8, "--stride", 8))
+    monkeypatch.setattr(plan, "SEGMENTATION_STEPS", 3)
+    assert [now == then for now, then in zip(folders(), before, strict=True)] == [False, True, True]
+    before, grid.resolution = folders(), 0.5
+    assert [now == then for now, then in zip(folders(), before, strict=True)] == [False, True, True]
+    monkeypatch.setattr(plan, "PRETRAINING", (*plan.PRETRAINING, "--learning-rate", 0.1))
+    assert [now == then for now, then in zip(folders(), before, strict=True)] == [False, True, False]
+
+
 def test_all_names_are_known():
     assert all(arm.said_by in {*RUNS, plan.OTSU} and arm.control in {"", *ARMS} for arm in ARMS.values())
     assert all(run.start in {"", *RUNS} and not RUNS.get(run.start, run).start for run in RUNS.values())
