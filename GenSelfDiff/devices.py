@@ -94,8 +94,13 @@ class InPrecision(nn.Module):
 
     def forward(self, x: Tensor, *arguments: Tensor) -> Any:
         """As the network's."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with autocast(x.device, self.precision):
             return _as_float32(self.model(x, *arguments))
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """In here a network computes in that precision; TF32 is of all, see `InPrecision`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _as_float32(output: Any) -> Any:

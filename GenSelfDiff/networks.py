@@ -40,6 +40,8 @@ class TrainedMethod(NamedTuple):
     an image before it segments it has a method `for_image`, from batches of parts of it to the network for it"""
     starts: str | None = None
     """(checkpoint, its path) -> `Start`: what Diff_Seg.py begins with"""
+    training: str = "fine-tuning"
+    """what a report calls the training of what segments"""
 
 
 METHODS: dict[str, TrainedMethod] = {
@@ -50,7 +52,9 @@ METHODS: dict[str, TrainedMethod] = {
     "masked": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
     "vae": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
     "simclr": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
-    "attention": TrainedMethod(segments="GenSelfDiff.methods.attention.segmenting:segmenting"),
+    "attention": TrainedMethod(
+        segments="GenSelfDiff.methods.attention.segmenting:segmenting", training="self-supervision"
+    ),
     "monai": TrainedMethod(segments="GenSelfDiff.methods.monai_networks:segmenting"),
     "structures": TrainedMethod(),  # of Nudiff; see methods/nudiff/generators.py
     "images": TrainedMethod(),

@@ -15,7 +15,7 @@ import torch
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_input
-from GenSelfDiff.devices import InPrecision, Precision, set_up_alone
+from GenSelfDiff.devices import InPrecision, Precision, autocast, set_up_alone
 from GenSelfDiff.instances import InstanceMethod
 from GenSelfDiff.networks import load_segmentation
 from GenSelfDiff.targets import MAPS, Targets, said, turned_back
@@ -92,6 +92,8 @@ class TrainedPredictor:
     epoch: int
     loss: float
     """validation loss of the epoch, not a number where there was no validation"""
+    stage: str = "finetune"
+    """that of the checkpoint, by which `networks.METHODS` knows its method; "finetune" for a published one"""
     training: dict[str, Any]
     """the settings of its run, empty for a published checkpoint"""
     about: dict[str, Any]
@@ -137,6 +139,7 @@ def load(settings: PredictorSettings) -> TrainedPredictor:
         path=path,
         epoch=loaded["epoch"],
         loss=float(loaded["loss"]),
+        stage=loaded.get("stage", "finetune"),
         training=loaded["settings"] if "stage" in loaded else {},
         about={
             "checkpoint": str(path),
@@ -182,7 +185,9 @@ def fitted_predictor(
     def for_image(images: np.ndarray) -> Predictor:
         starts = range(0, len(images), settings.batch_size)
         batches = (to_input(images[i : i + settings.batch_size].copy(), input_range).to(device) for i in starts)
-        return network_predictor(network.for_image(batches), input_range, settings, targets)
+        with autocast(device, settings.precision):  # fitted to what it will say
+            fitted = network.for_image(batches)
+        return network_predictor(fitted, input_range, settings, targets)
 
     return for_image
 

@@ -174,7 +174,8 @@ class Trainer:
         finally:
             stop_workers(self.training_loader, self.validation_loader)
         held_out = "validation" if len(self.validation) else "training"
-        print(f"done: best {held_out} loss {self.best_loss:.5f}; everything is in {self.folder}")
+        which = "last" if self.last_is_best else "best"
+        print(f"done: {which} {held_out} loss {self.best_loss:.5f}; everything is in {self.folder}")
 
     def _say_finished(self) -> None:
         more = (
@@ -305,7 +306,7 @@ class Trainer:
     def _tell(self, row: dict[str, float], best: bool) -> None:
         """A line, the stage's pictures and TensorBoard's, after an epoch."""
         losses = ", ".join(f"{n.replace('_', ' ')} {row[n]:.5f}" for n in ("train_loss", "val_loss") if n in row)
-        mark = " (best)" if best else ""
+        mark = " (best)" if best and not self.last_is_best else ""
         print(f"epoch {self.epoch}/{self.course.epochs}: {losses}{mark}, {row['seconds']:.1f} s", flush=True)
         self.stage.after_epoch(self.handed_on.eval(), self.epoch, self.folder.path)
         if self.settings.tensorboard:

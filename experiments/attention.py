@@ -62,8 +62,8 @@ class Settings:
     """folder for runs, pseudo-labels, tests and tables"""
     records: Path = ROOT / "experiments" / "records"
     """folder of the table of finished runs"""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    """each arm is trained once with each"""
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    """the arm that is judged and its controls are trained once with each, all others with the first three"""
     arms: tuple[str, ...] = ()
     """only these, by their names; all if not given"""
     jobs: int = 2
@@ -106,11 +106,11 @@ class Grid:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Key and question of each row; what learns nothing has one seed, 0."""
+        """Key and question of each row."""
         return [
             {"arm": name, "seed": seed, ASKED: hash_of_question(self.shown, self._described(arm))}
             for name, arm in self.arms().items()
-            for seed in (self.settings.seeds if arm.start or arm.said_by != OTSU else (0,))
+            for seed in plan.seeds_of(name, self.settings.seeds)
         ]
 
     def _described(self, arm: Arm) -> list[Any]:
@@ -131,7 +131,9 @@ class Grid:
 
     def folder(self, kind: str, name: str, seed: int) -> Path:
         """Of a run or of pseudo-labels."""
-        asked = self._described(Arm(name, plan.DIFFUSION if name == plan.DIFFUSION else ""))
+        diffusion = [plan.DIFFUSION, plan.PRETRAINING, BATCH]
+        asked = diffusion if name == plan.DIFFUSION else self._described(Arm(name))
+        asked += [plan.LABELS, self.resolution] if kind == "labels" else []
         return self.output / kind / folder_name(name, hash_of_question(self.shown, asked), seed)
 
     def train(self, name: str, seed: int) -> Path:

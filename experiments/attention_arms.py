@@ -37,8 +37,8 @@ class Arm:
     """a run in `RUNS`, or `OTSU`"""
     start: str = ""
     """what Diff_Seg.py starts from, `SCRATCH` or `DIFFUSION`, to learn what is said; if not given, that is tested"""
-    control: str = ""
-    """the arm that tells what it is worth"""
+    controls: tuple[str, ...] = ()
+    """arms that each differ from it in one thing, and so tell what that is worth"""
 
 
 RUNS = {
@@ -47,26 +47,54 @@ RUNS = {
     "untrained": Attention(("--learning-rate", 0), steps=UNTRAINED_STEPS),
     "dye": Attention(("--task", "haematoxylin"), steps=DYE_STEPS),
     "warm": Attention(start="dye"),
+    "warm shuffled": Attention(("--shuffle-levels",), start="dye"),
 }
 ARMS = {
     "Otsu, watershed": Arm(OTSU),
-    "attention": Arm("attention", control="attention, shuffled levels"),
+    "attention": Arm("attention", controls=("attention, shuffled levels", "attention, untrained")),
     "attention, shuffled levels": Arm("shuffled"),
     "attention, untrained": Arm("untrained"),
     "haematoxylin learnt, no pretext": Arm("dye"),
-    "attention, begun with haematoxylin": Arm("warm", control="haematoxylin learnt, no pretext"),
+    "attention, begun with haematoxylin": Arm("warm", controls=("haematoxylin learnt, no pretext", "attention")),
     "labels of Otsu": Arm(OTSU, SCRATCH),
-    "labels of Otsu, diffusion": Arm(OTSU, DIFFUSION, "labels of Otsu"),
+    "labels of Otsu, diffusion": Arm(OTSU, DIFFUSION, ("labels of Otsu",)),
     "labels of haematoxylin": Arm("dye", SCRATCH),
-    "labels of attention": Arm("attention", SCRATCH, "labels of Otsu"),
-    "labels of attention, diffusion": Arm("attention", DIFFUSION, "labels of Otsu, diffusion"),
-    "labels of attention begun with haematoxylin": Arm("warm", SCRATCH, "labels of haematoxylin"),
-    "labels of attention begun with haematoxylin, diffusion": Arm("warm", DIFFUSION, "labels of Otsu, diffusion"),
+    "labels of attention": Arm("attention", SCRATCH, ("labels of Otsu",)),
+    "labels of attention, diffusion": Arm("attention", DIFFUSION, ("labels of Otsu, diffusion", "labels of attention")),
+    "labels of attention begun with haematoxylin": Arm(
+        "warm",
+        SCRATCH,
+        ("labels of attention begun with haematoxylin, shuffled levels", "labels of haematoxylin", "labels of Otsu"),
+    ),
+    "labels of attention begun with haematoxylin, shuffled levels": Arm("warm shuffled", SCRATCH),
+    "labels of attention begun with haematoxylin, diffusion": Arm(
+        "warm", DIFFUSION, ("labels of attention begun with haematoxylin",)
+    ),
 }
 """By their names in the table; the first is what all others are compared with"""
 FLOOR = next(iter(ARMS))
 JUDGED = "labels of attention begun with haematoxylin"
 """The arm that was named before any test, since without that beginning F drifts to white gaps, as `dye` tells without
-labels; all other differences are adjusted for their number"""
+labels"""
+PRETEXT = ARMS[JUDGED].controls[0]
+"""As many steps from the same beginning, with nothing to learn of levels; what is judged has to beat it, too"""
+PLANNED = (
+    "attention",
+    "attention, begun with haematoxylin",
+    "labels of Otsu",
+    "labels of attention",
+    "labels of attention begun with haematoxylin, diffusion",
+)
+"""Arms whose differences from the floor are called a gain or none beside that of `JUDGED`, adjusted for their number,
+however many of them there are yet; of all others only the interval is told"""
 PAYS = 0.02
 """more than the floor, in Dice and in AJI"""
+FEWER = 3
+"""seeds, the first of all, of arms that are neither `JUDGED` nor controls of it"""
+
+
+def seeds_of(name: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """Those that an arm is trained with; what learns nothing has one, 0."""
+    if ARMS[name].said_by == OTSU and not ARMS[name].start:
+        return (0,)
+    return seeds if name in (JUDGED, *ARMS[JUDGED].controls) else seeds[:FEWER]

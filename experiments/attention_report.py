@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.attention_arms import ARMS, FLOOR, JUDGED, PAYS
+from experiments.attention_arms import ARMS, FLOOR, JUDGED, PAYS, PLANNED, PRETEXT
 from experiments.paired import difference
 from GenSelfDiff.comparison.statistics import LEVEL, holm
 
@@ -36,8 +36,9 @@ def compared(table: pd.DataFrame, arm: str, other: str, metric: str) -> dict[str
 def table_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
     """A row an arm: means and their deviation over seeds, hours of training, and the difference from the floor.
 
-    "gain": both differences are surely above 0, the primary arm's as it is and all others after Holm's correction for
-    their number, and at least `PAYS`. "published" is left to be typed in from the paper.
+    "gain": both differences are surely above 0, that of `JUDGED` as it is and those `PLANNED` after Holm's correction
+    for their number, and at least `PAYS`; and `JUDGED` is surely above `PRETEXT`, without whose rows there is no gain.
+    "published" is left to be typed in from the paper.
     """
     rows = []
     for arm in arms:
@@ -50,20 +51,39 @@ def table_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
             "hours of training": runs["seconds"].mean() / 3600,
             "published": "",
         }
-        rows.append(row | {k: v for m in OF_EACH_IMAGE for k, v in compared(table, arm, FLOOR, m).items()})
-    others = [row for row in rows if "Dice p" in row and row["arm"] != JUDGED]
-    for metric in OF_EACH_IMAGE:
-        for row, p in zip(others, holm([row[f"{metric} p"] for row in others]).tolist(), strict=True):
-            row[f"{metric} p"] = p
-    for row in (row for row in rows if "Dice p" in row):
-        sure = all(row[f"{m} p"] < LEVEL and row[f"{m} more"] >= PAYS for m in OF_EACH_IMAGE)
-        row["gain"] = "yes" if sure else "no"
+        rows.append(row | _against(table, arm, FLOOR))
+    _adjust([row for row in rows if row["arm"] in PLANNED and "Dice p" in row])
+    for row in rows:
+        if row["arm"] not in (JUDGED, *PLANNED):
+            row.update({name: np.nan for name in row if name.endswith(" p")})
+        elif "Dice p" in row:
+            sure = _surely_more(row, PAYS) and (row["arm"] != JUDGED or _surely_more(_against(table, JUDGED, PRETEXT)))
+            row["gain"] = "yes" if sure else "no"
     return pd.DataFrame(rows)
 
 
+def _adjust(planned: list[dict[str, Any]]) -> None:
+    """p of these rows, after Holm's correction for as many as are `PLANNED`."""
+    to_come = [1.0] * (len(PLANNED) - len(planned))
+    for metric in OF_EACH_IMAGE:
+        adjusted = holm([row[f"{metric} p"] for row in planned] + to_come).tolist()
+        for row, p in zip(planned, adjusted, strict=False):
+            row[f"{metric} p"] = p
+
+
+def _against(table: pd.DataFrame, arm: str, other: str) -> dict[str, Any]:
+    """`compared` by all metrics."""
+    return {k: v for metric in OF_EACH_IMAGE for k, v in compared(table, arm, other, metric).items()}
+
+
+def _surely_more(told: dict[str, Any], least: float = 0.0) -> bool:
+    """Whether all metrics are, and by that at least; not where nothing is told."""
+    return bool(told) and all(
+        told[f"{m} p"] < LEVEL and told[f"{m} more"] > 0 and told[f"{m} more"] >= least for m in OF_EACH_IMAGE
+    )
+
+
 def controls_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
-    """A row an arm that has a control: the difference from it."""
-    pairs = [(arm, ARMS[arm].control) for arm in arms if ARMS[arm].control]
-    rows = [{"arm": a, "against": b} | {k: v for m in OF_EACH_IMAGE for k, v in compared(table, a, b, m).items()}
-            for a, b in pairs]  # fmt: skip
+    """A row an arm and a control of it: the difference, with its interval and its p as it is."""
+    rows = [{"arm": a, "against": b} | _against(table, a, b) for a in arms for b in ARMS[a].controls]
     return pd.DataFrame([row for row in rows if len(row) > 2])

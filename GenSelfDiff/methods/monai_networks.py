@@ -1,6 +1,6 @@
 """Segmentation networks of others, trained from scratch: the U-Net and the Attention U-Net of MONAI.
 
-    python3 GenSelfDiff/methods/monai_networks.py --network attention --run-name MoNuSeg_attention
+    python3 GenSelfDiff/methods/monai_networks.py --network attention --run-name MoNuSeg_attention_unet
 
 U-Net: Ronneberger et al., 2015, "U-Net: convolutional networks for biomedical image segmentation", with BatchNorm;
 Attention U-Net: Oktay et al., 2018, "Attention U-Net: learning where to look for the pancreas". Five resolutions of

@@ -17,7 +17,7 @@ class StageRecord:
     """What is known of one stage of the training, a run."""
 
     name: str
-    """"pre-training" or "fine-tuning" """
+    """"pre-training", "fine-tuning", or what `networks.METHODS` calls it"""
     run: str
     """name of its folder, or of a published file"""
     settings: dict[str, Any]
@@ -26,21 +26,21 @@ class StageRecord:
     """a row an epoch, as in `history.csv`; None where there is none"""
 
 
-def training_stages(path: Path, settings: dict[str, Any]) -> list[StageRecord]:
+def training_stages(path: Path, settings: dict[str, Any], name: str = "fine-tuning") -> list[StageRecord]:
     """The runs that made the segmentation checkpoint at `path`, in their order.
 
-    The last is its fine-tuning, of which the checkpoint holds the `settings` (a published one none); the pre-training
-    comes first where the settings name it and its folder is still there. What lies beside a checkpoint is read only
-    where the checkpoint has a name that a run gives.
+    The last is the one called `name`, of which the checkpoint holds the `settings` (a published one none); the
+    pre-training comes first where the settings name it and its folder is still there. What lies beside a checkpoint is
+    read only where the checkpoint has a name that a run gives.
     """
-    finetuning = _stage("fine-tuning", path, settings)
-    pretrained = finetuning.settings.get("pretrained", SCRATCH)
+    last = _stage(name, path, settings)
+    pretrained = last.settings.get("pretrained", SCRATCH)
     if pretrained == SCRATCH or not isinstance(pretrained, str):
-        return [finetuning]
+        return [last]
     try:
-        return [_stage("pre-training", checkpoint.find(pretrained), {}), finetuning]
+        return [_stage("pre-training", checkpoint.find(pretrained), {}), last]
     except (InputError, OSError):  # moved since, or a name that no file has
-        return [finetuning]
+        return [last]
 
 
 def _stage(name: str, path: Path, settings: dict[str, Any]) -> StageRecord:

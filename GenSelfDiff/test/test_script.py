@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from file_contents import DataSet
 from GenSelfDiff import predictor
 from GenSelfDiff.evaluation.evaluate import patches_to_test
+from GenSelfDiff.networks import METHODS
 from GenSelfDiff.predictor import PredictorSettings
 from GenSelfDiff.report.results import Method, ReportSettings, run_test
 from GenSelfDiff.report.training_record import training_stages
@@ -73,7 +74,7 @@ def main(settings: Settings) -> None:
         targets=network.targets,
         classes=network.classes,
         about=network.about,
-        stages=training_stages(network.path, network.training),
+        stages=training_stages(network.path, network.training, METHODS[network.stage].training),
     )
     name = network.name + ("_val" if settings.split == "val" else "")
     run_test(settings, settings.output or RESULTS / name, patches, method)

@@ -9,7 +9,7 @@ import pytest
 from experiments import attention, training_runs
 from experiments import attention_arms as plan
 from experiments.attention_arms import ARMS, RUNS, Attention
-from experiments.attention_report import controls_of, table_of
+from experiments.attention_report import compared, controls_of, table_of
 from tests.experiments.in_process import one_after_the_other
 from tests.GenSelfDiff.methods.attention.levels import write_levels
 from tests.GenSelfDiff.methods.attention.test_SS_attention import write_images
@@ -72,10 +72,32 @@ def test_everything_is_made_once_and_reported(settings, capsys, monkeypatch):
         attention.main(settings)
 
 
+def test_what_decides_names_a_folder_and_nothing_else(settings, monkeypatch):
+    grid = attention.Grid(settings)
+    kinds = {"labels": "dye", "runs": "dye"}, {"runs": plan.DIFFUSION}
+
+    def folders():
+        return [grid.folder(kind, name, 1) for names in kinds for kind, name in names.items()]
+
+    before = folders()
+    monkeypatch.setattr(plan, "LABELS", ("--patch-size", 8, "--stride", 8))
+    monkeypatch.setattr(plan, "SEGMENTATION_STEPS", 3)
+    assert [now == then for now, then in zip(folders(), before, strict=True)] == [False, True, True]
+    before, grid.resolution = folders(), 0.5
+    assert [now == then for now, then in zip(folders(), before, strict=True)] == [False, True, True]
+    monkeypatch.setattr(plan, "PRETRAINING", (*plan.PRETRAINING, "--learning-rate", 0.1))
+    assert [now == then for now, then in zip(folders(), before, strict=True)] == [False, True, False]
+
+
 def test_all_names_are_known():
-    assert all(arm.said_by in {*RUNS, plan.OTSU} and arm.control in {"", *ARMS} for arm in ARMS.values())
+    assert all(arm.said_by in {*RUNS, plan.OTSU} and {*arm.controls} <= {*ARMS} for arm in ARMS.values())
     assert all(run.start in {"", *RUNS} and not RUNS.get(run.start, run).start for run in RUNS.values())
-    assert plan.JUDGED in ARMS and plan.FLOOR == "Otsu, watershed"
+    assert plan.JUDGED in ARMS and plan.FLOOR == "Otsu, watershed" and {*plan.PLANNED} <= {*ARMS} - {plan.JUDGED}
+    # What is judged and its first control differ in the levels alone
+    assert RUNS[ARMS[plan.PRETEXT].said_by] == replace(RUNS[ARMS[plan.JUDGED].said_by], options=("--shuffle-levels",))
+    assert ARMS[plan.PRETEXT].start == ARMS[plan.JUDGED].start
+    seeds = {name: plan.seeds_of(name, (1, 2, 3, 4)) for name in (plan.FLOOR, plan.PRETEXT, "attention")}
+    assert [*seeds.values()] == [(0,), (1, 2, 3, 4), (1, 2, 3)]
 
 
 def rows_of(gains, seeds=(1, 2, 3)):
@@ -93,14 +115,28 @@ def rows_of(gains, seeds=(1, 2, 3)):
 
 def test_what_is_called_a_gain():
     arms = [plan.FLOOR, "attention", "labels of Otsu", plan.JUDGED]
-    told = table_of(rows_of({"attention": 0.01, "labels of Otsu": -0.05, plan.JUDGED: 0.04}), arms).set_index("arm")
-    assert told.gain.fillna("").tolist() == ["", "no", "no", "yes"]
+    gains = {"attention": 0.01, "labels of Otsu": -0.05, plan.JUDGED: 0.04}
+    for of_control, is_gain in ((0.03, "yes"), (0.04, "no"), (0.05, "no")):
+        told = table_of(rows_of(gains | {plan.PRETEXT: of_control}), [*arms, plan.PRETEXT]).set_index("arm")
+        assert told.gain.fillna("").tolist() == ["", "no", "no", is_gain, ""] and np.isnan(told["Dice p"].iloc[-1])
+    told = table_of(rows_of(gains), arms).set_index("arm")
+    assert told.gain.fillna("").tolist() == ["", "no", "no", "no"]  # nothing to compare it with
     assert told["Dice more"].tolist()[1:] == pytest.approx([0.012, -0.048, 0.042])
     assert told.loc[plan.JUDGED, "Dice"] == pytest.approx(0.592) and (told["hours of training"] == 1).all()
     assert (told["AJI low"] <= told["AJI more"]).iloc[1:].all()
-    control = ARMS[plan.JUDGED].control
-    against = controls_of(rows_of({control: 0.03, plan.JUDGED: 0.04}), [*arms, control]).set_index("arm")
-    assert against.index.tolist() == [plan.JUDGED] and against["Dice more"].iloc[0] == pytest.approx(0.01)
+    several = {control: 0.01 * i for i, control in enumerate(ARMS[plan.JUDGED].controls)}
+    against = controls_of(rows_of(several | {plan.JUDGED: 0.04}), [*arms, *several]).set_index("against")
+    assert against.arm.tolist() == [plan.JUDGED] * 3
+    assert against["Dice more"].to_dict() == pytest.approx(dict(zip(several, (0.04, 0.03, 0.02), strict=True)))
+
+
+def test_planned_differences_are_adjusted_for_their_number_whether_made_or_not():
+    rows = rows_of({"attention": 0.0})
+    for metric in ("Dice", "AJI"):
+        rows.loc[1:, [f"{metric} a", f"{metric} b"]] += 0.03 * np.array([[0.97, 0.97], [1.0, 1.0], [1.03, 1.03]])
+    told = table_of(rows, [plan.FLOOR, "attention"]).set_index("arm").loc["attention"]
+    alone = compared(rows, "attention", plan.FLOOR, "Dice")["Dice p"]
+    assert 0 < alone < 0.05 and told["Dice p"] == pytest.approx(len(plan.PLANNED) * alone)
 
 
 @pytest.mark.parametrize(

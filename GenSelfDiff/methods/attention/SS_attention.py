@@ -33,6 +33,7 @@ from GenSelfDiff.methods.attention.segmenting import CLASSES, DESCRIBED
 from GenSelfDiff.methods.attention.tiles import Tile, tiles
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.pretrain.unlabelled import UnlabelledSettings
+from GenSelfDiff.run_folder import RunFolder
 from GenSelfDiff.settings import THESE, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
 from GenSelfDiff.unet import InitialWeights, initialise
@@ -158,7 +159,7 @@ def build_network(settings: Settings, share: float, target: Tensor | None) -> Se
         model.stain.copy_(target)
     if settings.task == "haematoxylin":
         model.classifier.requires_grad_(False)
-    if settings.start is not None:
+    if settings.start is not None and not RunFolder(settings.run_name).goes_on(settings.fresh):  # its own come later
         begin_with(model, checkpoint.find(settings.start))
     return model
 

@@ -44,6 +44,9 @@ def read_levels(roots: tuple[Path, ...], leave_out: tuple[str, ...] = ()) -> lis
             raise InputError(f"--leave-out {name}: no image in {levels[0].folder} has a name that begins so")
     for level in levels:
         level.index = level.index[~level.index.source.astype(str).str.startswith(tuple(leave_out))]
+    if not (levels[0].index.split == "train").any():
+        how = f" is left by --leave-out {' '.join(leave_out)}" if leave_out else ""
+        raise InputError(f"no image to train on{how} in {levels[0].folder}")
     return levels
 
 

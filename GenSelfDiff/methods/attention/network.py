@@ -233,7 +233,9 @@ class SelfAttention(Attending):
     def _again(self, x: Tensor, tau: Tensor) -> Tensor:
         """What F makes of changed images: a target, so without gradient, and no running mean notices it.
 
-        The threshold is the batch's own, as it was found on the images as they are: nothing but F makes a difference.
+        The threshold is the batch's own, as it was found on the images as they are. BatchNorm in training normalises by
+        the changed batch: of halves, those of the coarsest level, too, which count in no loss; which to leave out the
+        device would have to be asked.
         """
         with statistics_kept(self.net):
             return self.attention(self.net(x), tau)

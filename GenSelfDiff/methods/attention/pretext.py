@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from skimage.color import hed_from_rgb
@@ -16,6 +15,7 @@ from utils_general import contact_sheet, write_png
 
 SHOWN = 9  # tiles in a picture, of all levels in turn
 DARKEST = 1 / 255  # whose optical density is finite
+STAIN = tuple(map(float, hed_from_rgb[:, 0]))  # of red, green and blue; plain numbers: a tensor would have to be sent
 USUAL = 0.25  # deviation of haematoxylin's density over tissue, about: what F learns of it has about deviation 1
 
 
@@ -116,8 +116,7 @@ def haematoxylin(images: Tensor, input_range: tuple[float, float]) -> Tensor:
     """How much of the dye is in each pixel of images (B, 3, H, W), by Ruifrok and Johnston, 2001: (B, 1, H, W)."""
     low, high = input_range
     density = -((images - low) / (high - low)).clamp(min=DARKEST, max=1).log()
-    stain = torch.from_numpy(np.ascontiguousarray(hed_from_rgb[:, 0])).to(density)
-    return (density * stain[:, None, None]).sum(1, keepdim=True)
+    return sum(share * density[:, channel : channel + 1] for channel, share in enumerate(STAIN))
 
 
 def _sums(figures: dict[str, Tensor]) -> MetricSums:

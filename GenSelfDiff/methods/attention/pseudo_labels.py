@@ -13,21 +13,20 @@ Edit the defaults below, or pass them: `--name value`.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import numpy as np
-from tqdm import tqdm
 
 from GenSelfDiff import predictor
 from GenSelfDiff.haematoxylin import haematoxylin_threshold
 from GenSelfDiff.instances import InstanceSettings, fill_holes
 from GenSelfDiff.methods.attention.levels import BLUR
 from GenSelfDiff.methods.attention.segmenting import CLASSES
-from GenSelfDiff.predictor import PredictorSettings
+from GenSelfDiff.predictor import PredictorSettings, TrainedPredictor
 from GenSelfDiff.targets import decode, from_bytes, instance_method, to_bytes
 from GenSelfDiff.whole_image.doubts import DIFFERENT
 from GenSelfDiff.whole_image.windows import WindowSettings, predict_image, windows_of
@@ -67,9 +66,11 @@ def by_run(settings: Settings) -> tuple[Segment, list[str]]:
     """What a run says, and the names of its classes."""
     network = predictor.load(settings)
     windows, method = windows_of(network, settings), instance_method(settings, network.targets, network.instances)
-    print(f"{network.path}: epoch {network.epoch}, windows of {windows.size} pixels, {method}")
-    if settings.mpp and network.mpp and not 1 / DIFFERENT <= settings.mpp / network.mpp <= DIFFERENT:
-        print(f"warning: --mpp {settings.mpp:g}, but the network was trained at {network.mpp:g} micrometres a pixel")
+    _check_size(settings, network)
+    print(
+        f"labels by {network.path}, of the stage {network.stage}: epoch {network.epoch}, windows of {windows.size} "
+        f"pixels, {method}"
+    )
 
     def segment(pixels: np.ndarray) -> Labels:
         said = predict_image(network, pixels, windows)
@@ -80,6 +81,16 @@ def by_run(settings: Settings) -> tuple[Segment, list[str]]:
         return class_map, decode(class_map, from_bytes(to_bytes(maps)), method, settings)
 
     return segment, network.classes
+
+
+def _check_size(settings: Settings, network: TrainedPredictor) -> None:
+    """`InputError` for a network that knows nuclei of another size: images are segmented as they are."""
+    if settings.mpp and network.mpp:
+        told, factor = f"at {network.mpp:g} micrometres a pixel, not {settings.mpp:g}", network.mpp / settings.mpp
+    else:
+        told, factor = f"on images made {network.downscale:g} times smaller", network.downscale
+    if not 1 / DIFFERENT <= factor <= DIFFERENT:
+        raise InputError(f"{network.path} was trained {told}: take a run that was trained on images of their own size")
 
 
 def by_threshold(settings: Settings) -> tuple[Segment, list[str]]:
@@ -95,24 +106,23 @@ def by_threshold(settings: Settings) -> tuple[Segment, list[str]]:
 
 
 def main(settings: Settings) -> None:
-    """Segment all images, then cut them and what was found."""
+    """Cut all images and what is found in them; each is segmented when it is first read, behind all other checks."""
     settings.check()
     images = by_name(list_images(settings.images))
     segment, classes = by_run(settings) if settings.method == "run" else by_threshold(settings)
-    found: dict[str, Labels] = {}
-    for name, file in tqdm(images.items(), "segmenting", disable=None):
+    shares: list[float] = []
+
+    @cache  # images are read twice
+    def said(file: Path, _shape: tuple[int, int]) -> Labels:
         class_map, instances = segment(read_rgb(file))
         # Labels are objects: no specks, no holes
-        class_map = np.where(instances > 0, fill_holes(class_map, settings.largest_hole), 0)
-        found[name] = class_map.astype(np.uint8), np.where(class_map > 0, instances, 0)
-    shares = [float((class_map > 0).mean()) for class_map, _ in found.values()]
-    print(f"{len(found)} images, of which {np.mean(shares):.1%} are {', '.join(classes[1:])}")
+        class_map = np.where(instances > 0, fill_holes(class_map, settings.largest_hole), 0).astype(np.uint8)
+        shares.append(float((class_map > 0).mean()))
+        return class_map, np.where(class_map > 0, instances, 0)
 
-    def said(name: str, _shape: tuple[int, int]) -> Labels:
-        return found[name]
-
-    sources = [SourceImage(file, file, partial(said, name)) for name, file in images.items()]
+    sources = [SourceImage(file, file, partial(said, file)) for file in images.values()]
     write_data_set(settings, f"labels by {settings.method}", classes, INSTANCES, {"labelled": sources})
+    print(f"{len(shares)} images, of which {np.mean(shares):.1%} are {', '.join(classes[1:])}")
     print(f"patches are in {settings.output}")
 
 

@@ -60,9 +60,11 @@ class FittingAttention(SegmentingAttention):
 
     @torch.inference_mode()
     def for_image(self, batches: Iterable[Tensor]) -> Self:
-        """The network for one image, of which `batches` (B, 3, H, W) are some parts."""
+        """The network for one image, of which `batches` (B, 3, H, W) are some parts; `InputError` if it says NaN."""
         fitted = copy.deepcopy(self)
         logits = np.concatenate([self.logits(images).flatten().cpu().numpy() for images in batches])
+        if not np.isfinite(logits).all():
+            raise InputError("the network says no numbers (NaN) of an image: try --precision float32")
         fitted.threshold.running.fill_(float(threshold_otsu(logits)))
         return fitted
 

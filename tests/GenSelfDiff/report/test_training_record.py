@@ -36,6 +36,7 @@ def test_a_checkpoint_alone(runs):
     alone.touch()
     (stage,) = training_stages(alone, SETTINGS)
     assert (stage.run, stage.history, stage.settings) == ("given", None, SETTINGS)
+    assert training_stages(alone, SETTINGS, "self-supervision")[0].name == "self-supervision"
     (stage,) = training_stages(alone, {})  # a published one
     assert stage.settings == {}
 

@@ -1,6 +1,7 @@
 """SS_attention.py and pseudo_labels.py for real on tiny data: trained, continued, tested, used, and refused."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,10 +53,11 @@ def stopped_after(settings, steps, monkeypatch):
             SS_attention.main(replace(settings, save_minutes=0.0))
 
 
-def test_it_is_trained_and_continued_exactly(settings, tmp_path, monkeypatch):
+def test_it_is_trained_and_continued_exactly(settings, tmp_path, monkeypatch, capsys):
     """In mid-epoch, too: weights, their running mean, statistics, threshold and history are those of one go."""
     SS_attention.main(settings)
-    told = history(settings.run_name)
+    told, said = history(settings.run_name), capsys.readouterr().out
+    assert "done: last validation loss" in said and "(best)" not in said
     assert told["epoch"].tolist() == [1, 2, 3] and told.notna().all(axis=None)
     assert {
         "train_accuracy",
@@ -111,12 +113,14 @@ def test_the_published_recipe(settings, tmp_path):
     assert (defaults.dim, defaults.tile, defaults.share, defaults.classifier) == (64, 160, 0.07, "imagenet")
 
 
-def test_it_is_tested_segmented_and_compared(settings, tmp_path, no_report):
+def test_it_is_tested_segmented_and_compared(settings, tmp_path):
     SS_attention.main(settings)
     data = settings.data[0]
     common = {"data": data, "minimum_area": 1, "pictures": 0}
     tested = test_script.Settings(run=settings.run_name, output=tmp_path / "tested", tta="all", device="cpu", **common)
     test_script.main(tested)
+    page = (tmp_path / "tested" / "report.html").read_text()
+    assert "Learnt without labels (epoch 3), tested" in page and "ine-tuning" not in page
     baselines.main(baselines.Settings(method="background", output=tmp_path / "nothing", **common))
     compare.main(compare.Settings(results=(tmp_path / "nothing", tmp_path / "tested"), output=tmp_path / "compared"))
     assert len(pd.read_csv(tmp_path / "compared" / "compare.csv"))
@@ -160,12 +164,15 @@ def test_controls_and_a_warm_start(settings, tmp_path, capsys):
     assert "is begun with" in capsys.readouterr().out
     begun, ended = (checkpoint.load(Path(r) / "best.pth")["model_state_dict"] for r in (dye.run_name, warm.run_name))
     assert torch.equal(begun["net.score.weight"], ended["net.score.weight"])
-    assert not torch.equal(begun["classifier.0.weight"], torch.zeros(()))
+    assert torch.equal(begun["classifier.0.weight"], ended["classifier.0.weight"])  # of one seed, and never learnt
     with pytest.raises(InputError, match="does not fit: --dim and --dilations have to be those of its run"):
         SS_attention.main(replace(warm, dilations=(1, 2, 3), run_name=str(tmp_path / "other")))
     shuffled = replace(settings, shuffle_levels=True, run_name=str(tmp_path / "shuffled"))
     SS_attention.main(shuffled)
     assert len(history(shuffled.run_name)) == 3
+    shutil.rmtree(dye.run_name)  # a run that was begun goes on without it
+    SS_attention.main(warm)
+    assert "is finished after 1 epochs" in capsys.readouterr().out
 
 
 def seg_run(tmp_path, root):
@@ -189,7 +196,7 @@ def write_images(folder, number=3):
     return mask
 
 
-def test_labels_that_nobody_drew(settings, tmp_path, capsys):
+def test_labels_that_nobody_drew(settings, tmp_path, capsys, monkeypatch):
     """By Otsu's threshold they are the discs, four objects; by a run what it says. Both train a network."""
     mask = write_images(tmp_path / "images")
     cut = {"images": tmp_path / "images", "patch_size": 16, "stride": 16, "device": "cpu"}
@@ -211,7 +218,20 @@ def test_labels_that_nobody_drew(settings, tmp_path, capsys):
     seg_run(tmp_path, tmp_path / "otsu")
     SS_attention.main(settings)
     said = replace(otsu, method="run", run=settings.run_name, output=tmp_path / "said", downscale=2.0, patch_size=8)
+    seen, real = [], pseudo_labels.predict_image
+    monkeypatch.setattr(pseudo_labels, "predict_image", lambda *words: seen.append(1) or real(*words))
+    for changes, message in (
+        ({"output": otsu.output}, "holds"),
+        ({"validation_images": 3}, "--validation-images 3: there are 3"),
+        ({"patch_size": 56}, "smaller than a patch"),
+        ({"mpp": 0.5}, r"was trained at 0\.25 micrometres a pixel, not 0\.5: take a run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pseudo_labels.main(replace(said, **changes))
+    assert not seen  # before the first image was segmented
     pseudo_labels.main(said)
+    assert len(seen) == 3  # once each
+    assert "best.pth, of the stage attention: epoch 3, " in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "said" / "labelled" / "index.csv")) == 12
     assert (tmp_path / "said" / "labelled" / "native" / "case_0_classes.png").is_file()
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from skimage.color import rgb2hed, rgb2lab
 
+from GenSelfDiff import predictor
 from GenSelfDiff.averaged_weights import AveragedWeights
+from GenSelfDiff.data import to_input
 from GenSelfDiff.haematoxylin import haematoxylin_threshold
 from GenSelfDiff.methods.attention.colour import colours, recoloured, to_lab, to_rgb
 from GenSelfDiff.methods.attention.losses import (
@@ -31,6 +33,7 @@ from GenSelfDiff.methods.attention.network import (
 )
 from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification, haematoxylin
 from GenSelfDiff.methods.attention.segmenting import FittingAttention, SegmentingAttention
+from utils_general import InputError
 
 PARTS = {"dim": 8, "dilations": (1, 2), "steepness": 20.0, "input_range": (0.0, 1.0), "stain": False}
 COUNTING = torch.arange(10.0).view(1, 1, 2, 5)
@@ -245,6 +248,22 @@ def test_as_a_segmentation_network_its_softmax_is_attention():
         tau = fitted.threshold.running[0]
         assert logits.min() < tau < logits.max() and fitting.threshold.running[0] == network.threshold.running[0] != tau
         assert torch.equal(fitted(given["image"]).argmax(1)[:, None] > 0, logits > tau)
+
+
+def test_the_threshold_of_an_image_is_that_of_the_precision_in_use(monkeypatch):
+    torch.manual_seed(0)
+    network, taus = FittingAttention(**PARTS, buckets=1).eval(), []
+    monkeypatch.setattr(predictor, "network_predictor", lambda fitted, *_: taus.append(fitted.threshold.running.item()))
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    for precision in ("float32", "bfloat16"):
+        asked = predictor.PredictorSettings(precision=precision)
+        predictor.fitted_predictor(network, (0.0, 1.0), asked, "classes")(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network.for_image([to_input(images, (0.0, 1.0))]).threshold.running.item()
+    assert taus[0] != taus[1] == rounded
+    network.net.score.bias.data.fill_(math.nan)
+    with pytest.raises(InputError, match=r"says no numbers \(NaN\) of an image: try --precision float32"):
+        network.for_image([to_input(images, (0.0, 1.0))])
 
 
 def test_colours_are_those_of_the_target():

@@ -93,6 +93,8 @@ def test_levels_that_do_not_belong_together_are_named(tmp_path):
     assert [sorted(level.index.source.unique()) for level in read_levels(roots, ("u1",))] == [["u2", "u3"]] * 3
     with pytest.raises(InputError, match="--leave-out x: no image in .* has a name that begins so"):
         read_levels(roots, ("u1", "x"))
+    with pytest.raises(InputError, match="no image to train on is left by --leave-out u1 u2 in .*x1/unlabelled"):
+        read_levels(roots, ("u1", "u2"))
     with pytest.raises(InputError, match="--data names 1 data set: a root for each magnification is needed"):
         read_levels(roots[:1])
     with pytest.raises(InputError, match=r"x4/unlabelled is reduced 4 times, .*x1/unlabelled 1 times: each level has"):
