@@ -54,7 +54,7 @@ class Settings(PatchSettings, PredictorSettings, WindowSettings, InstanceSetting
         super().check()
         self.check_windows()
         if self.test_stride is not None:
-            raise InputError("--test-stride: no folder test is written here, leave it out")
+            raise InputError(f"--test-stride {self.test_stride}: no folder test is written here, leave it out")
         at_least(self, minimum_area=0, peak_distance=1, largest_hole=0, smoothing=0)
 
 
