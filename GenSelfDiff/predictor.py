@@ -122,12 +122,13 @@ def load(settings: PredictorSettings) -> TrainedPredictor:
     devices = set_up_alone(settings.device)
     network, loaded = load_segmentation(path, devices.device)
     input_range, targets = tuple(loaded["settings"]["input_range"]), checkpoint.targets_of(loaded)
-    predict, for_image = network_predictor(network, input_range, settings, targets), None
+    for_image = None
     if hasattr(network, "for_image"):
         for_image = fitted_predictor(network, input_range, settings, targets)
-        predict = lambda images: for_image(images)(images)  # noqa: E731
     return TrainedPredictor(
-        predict=predict,
+        predict=network_predictor(network, input_range, settings, targets)
+        if for_image is None
+        else lambda images: for_image(images)(images),
         for_image=for_image,
         batch_size=settings.batch_size,
         classes=loaded["classes"],

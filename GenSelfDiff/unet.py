@@ -161,6 +161,7 @@ class Residual(nn.Module):
         return x + self.fn(x)
 
 
+NARROWEST = 16  # width of a network that predicts noise: a multiple of 8 that holds the 12 numbers of 2x2 pixels
 BLOCKS = ("down0", "down1", "down2", "down3", "mid", "up0", "up1", "up2", "last")
 """Whose activations can be asked for, from input to output; "last" is `final_conv`'s, at full resolution"""
 Modulations = dict[str, tuple[Tensor, ...]]
@@ -328,3 +329,12 @@ def initialise(model: nn.Module, initial_weights: InitialWeights) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.GroupNorm):
             nn.init.normal_(module.weight, 0.0, 0.01)
+
+
+def warn_if_narrow(dim: int) -> None:
+    """Say so where a network of this width cannot copy the noise it is shown: no skip goes round its first stride."""
+    if dim < NARROWEST:
+        print(
+            f"warning: --dim {dim} can draw nothing but noise: the network's first stride takes 2x2 pixels, 12 numbers "
+            f"of noise, to {dim}; {NARROWEST} at least"
+        )

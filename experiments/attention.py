@@ -28,8 +28,7 @@ from experiments.attention_report import OF_EACH_IMAGE, controls_of, table_of
 from experiments.grid import folder_name, hash_of, run, run_all
 from experiments.questions import DIM, SMALL
 from experiments.records import ASKED, Records, hash_of_question
-from experiments.training_runs import BATCH, SECONDS_A_TEST, about, seconds_a_step, tested, what_is_shown
-from GenSelfDiff.comparison.results import Result
+from experiments.training_runs import BATCH, SECONDS_A_TEST, about, figures, seconds_a_step, tested, what_is_shown
 from GenSelfDiff.data import PatchDataset, pretraining_folder
 from GenSelfDiff.devices import pick_device
 from GenSelfDiff.evaluation.evaluate import patches_to_test
@@ -190,7 +189,9 @@ class Grid:
             trained += self._with_starts(arm.said_by, seed)
         spent = sum(read_history(folder / "history.csv")["seconds"].sum() for folder in trained)
         known = self._without_labels(self.folder("runs", arm.said_by, seed)) if arm.said_by in RUNS else {}
-        self.records.add(row | figures(found) | known | about(round(spent), round(time.monotonic() - begin)))
+        self.records.add(
+            row | figures(found, MEANS, OF_EACH_IMAGE) | known | about(round(spent), round(time.monotonic() - begin))
+        )
 
     def learn(self, arm: Arm, seed: int, asked: str, trained: list[Path]) -> Path:
         """The run of Diff_Seg.py that learns what is said; it and what it starts from are added to what was trained."""
@@ -293,13 +294,6 @@ def seconds_of_attention(levels: int) -> tuple[float, float]:
         ended = time.monotonic()
     torch.set_num_threads(threads)
     return ended - seen, (seen - begin) / (len(number) * asked.tile**2)
-
-
-def figures(found: Result) -> dict[str, float]:
-    """What a row says of a test: means over its images, and Dice and AJI of each."""
-    images = found.images
-    each = {f"{metric} {name}": value for metric in OF_EACH_IMAGE for name, value in images[metric].items()}
-    return images[[*MEANS]].mean().to_dict() | each
 
 
 def main(settings: Settings) -> None:

@@ -23,8 +23,7 @@ from experiments.grid import folder_name, run, run_all
 from experiments.nudiff_report import ARM, DRAW, METRICS, PERCENT, SECONDS_BEFORE, report
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.timed import Record
-from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, train_and_test, what_is_shown
-from GenSelfDiff.comparison.results import Result
+from experiments.training_runs import BATCH, SECONDS_A_TEST, figures, seconds_a_step, train_and_test, what_is_shown
 from GenSelfDiff.data import PatchDataset, pretraining_folder
 from GenSelfDiff.methods.nudiff.subsets import describe, write_subset
 from GenSelfDiff.methods.nudiff.with_labels import labelled_patches
@@ -269,7 +268,7 @@ class Block:
         counts = Patches(data / "labelled", labelled=True).index.split.value_counts()
         about |= {"steps": steps, "patches": int(counts.get("train", 0))}
         about[SECONDS_BEFORE] = round(sum(Record(clock(made)).earlier for made in self.made_for(arm)), 1)
-        self.grid.records.add(row | figures(found) | about)
+        self.grid.records.add(row | figures(found, METRICS, METRICS) | about)
         shutil.rmtree(folder)
 
     def with_pairs(self, arm: Arm) -> Path:
@@ -336,13 +335,6 @@ def counted(made: Path) -> Iterator[bool]:
 def clock(made: Path) -> Path:
     """The file of the seconds that a folder took to make."""
     return made.with_name(f"{made.name}_seconds.json")
-
-
-def figures(found: Result) -> dict[str, float]:
-    """What a row says of a test: means over its images, and each metric of each image."""
-    images = found.images[[*METRICS]]
-    of_each = {f"{metric} {image}": value for metric in METRICS for image, value in images[metric].items()}
-    return images.mean().to_dict() | of_each
 
 
 def main(settings: Settings) -> None:

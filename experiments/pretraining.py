@@ -25,9 +25,16 @@ from experiments.grid import folder_name, run, run_all
 from experiments.pretraining_report import SEED, TRIVIAL, report
 from experiments.questions import ARMS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
 from experiments.records import ASKED, Records, hash_of_question
-from experiments.training_runs import BATCH, SECONDS_A_TEST, seconds_a_step, tested, train_and_test, what_is_shown
+from experiments.training_runs import (
+    BATCH,
+    SECONDS_A_TEST,
+    figures,
+    seconds_a_step,
+    tested,
+    train_and_test,
+    what_is_shown,
+)
 from GenSelfDiff import checkpoint
-from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import PatchDataset, labelled_folder
 from GenSelfDiff.patches import Patches
 from output_folder import locked
@@ -229,7 +236,7 @@ class Grid:
         words += ["--learning-rate", row["learning rate"], "--steps", steps, "--validate-every", steps, *arm.options]
         log = folder.with_name(f"{folder.name}.txt")
         found, about = train_and_test(arm.script, words, self.data, split, folder, log)
-        record = row | {"steps": steps, SEED: _seed(row) if arm.pretraining else ""} | figures(found)
+        record = row | {"steps": steps, SEED: _seed(row) if arm.pretraining else ""} | figures(found, METRICS, ["Dice"])
         self.records[split].add(record | about)
         shutil.rmtree(folder)
 
@@ -241,7 +248,7 @@ class Grid:
                 folder = self.output / "test" / method
                 log = folder.with_name(f"{method}.txt")
                 found = tested("GenSelfDiff/test/baselines.py", ["--method", method], self.data, "test", folder, log)
-                self.records["test"].add(row | figures(found))
+                self.records["test"].add(row | figures(found, METRICS, ["Dice"]))
 
     def say_estimate(self, phase: str) -> None:
         """Print how many runs are to do, and how long they take here, from a measured step."""
@@ -259,12 +266,6 @@ class Grid:
             f"{len(missing)} networks to pre-train, {len(runs)} runs to fine-tune and test; a step takes "
             f"{second:.2f} s with one thread: about {hours:.1f} hours, {self.jobs} at a time"
         )
-
-
-def figures(found: Result) -> dict[str, float]:
-    """What a row says of a test: means over its images, and the Dice of each."""
-    images = found.images
-    return images[[*METRICS]].mean().to_dict() | {f"Dice {image}": value for image, value in images["Dice"].items()}
 
 
 def _seed(row: dict[str, Any]) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments import training_runs
 from experiments.grid import folder_name, run, run_all
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.tables import (
@@ -313,8 +314,7 @@ def figures(found: Result) -> dict[str, float]:
     published = found.summary["figures"][AS_PUBLISHED]
     together = published[[*published][-1]]  # of all splits
     row = found.means() | {f"{PUBLISHED_MARK}{name}": together[metric.label] for name, metric in PUBLISHED.items()}
-    row["images"] = len(found.images)
-    return row | {f"{m} {image}": value for m in OF_EACH_IMAGE for image, value in found.images[m].items()}
+    return row | {"images": len(found.images)} | training_runs.figures(found, (), OF_EACH_IMAGE)
 
 
 def commit() -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from benchmarks.tables import machine
 from experiments.grid import run
 from experiments.records import hash_of_question
-from GenSelfDiff.comparison.results import Result
+from GenSelfDiff.comparison.results import MetricName, Result
 from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import pick_device
 from GenSelfDiff.unet import SegNet
@@ -44,6 +44,13 @@ def tested(script: str, words: list[object], data: Path, split: str, results: Pa
     where = ["--data", data, "--output", results, "--split", split, "--pictures", 1, "--overwrite"]
     run(script, *words, *where, log=log)
     return Result.read(results)
+
+
+def figures(found: Result, metrics: Iterable[MetricName], of_each: Iterable[MetricName]) -> dict[str, float]:
+    """What a row says of a test: means over its images, and of some metrics each image's value, "Dice testA_1"."""
+    return found.images[[*metrics]].mean().to_dict() | {
+        f"{metric} {image}": value for metric in of_each for image, value in found.images[metric].items()
+    }
 
 
 def about(seconds: int, of_the_test: int) -> dict[str, Any]:

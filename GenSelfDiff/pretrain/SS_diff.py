@@ -24,7 +24,7 @@ from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
 from GenSelfDiff.pretrain.unlabelled import UnlabelledSettings, pretrain
 from GenSelfDiff.samplers import Sampler, sample
 from GenSelfDiff.settings import THESE, TrainingSettings, read_command_line
-from GenSelfDiff.unet import DiffusionNet
+from GenSelfDiff.unet import DiffusionNet, warn_if_narrow
 from utils_general import InputError, at_least, contact_sheet, plain, run_script, write_png
 
 PUBLISHED_BATCH = 8  # the released code reports sums over a batch of this size
@@ -150,6 +150,7 @@ def main(settings: Settings) -> None:
             print("no images are sampled: the network learns nothing of the steps from --t-below on")
         return NoisePrediction(settings, size, device)
 
+    warn_if_narrow(settings.dim)
     pretrain(settings, lambda: DiffusionNet(settings.dim), stage)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,15 +83,13 @@ def segmenting(loaded: dict[str, Any], path: Path) -> SegmentingAttention:
     if taus.ndim != 1 or not 1 <= len(taus) <= MOST_LEVELS:
         raise InputError(f"{path} does not fit the network: it has no threshold.running")
     kind = FittingAttention if settings["threshold"] == "image" else SegmentingAttention
-
-    def build() -> SegmentingAttention:
-        return kind(
-            dim=settings["dim"],
-            dilations=tuple(settings["dilations"]),
-            buckets=len(taus),
-            steepness=settings["steepness"],
-            input_range=tuple(settings["input_range"]),
-            stain=settings["stain_normalise"],
-        )
-
+    build = partial(
+        kind,
+        dim=settings["dim"],
+        dilations=tuple(settings["dilations"]),
+        buckets=len(taus),
+        steepness=settings["steepness"],
+        input_range=tuple(settings["input_range"]),
+        stain=settings["stain_normalise"],
+    )
     return fill(build, state, path)

@@ -20,16 +20,12 @@ from GenSelfDiff.methods.nudiff.structure import areas_inside, typical_area
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.settings import TrainingSettings
 from GenSelfDiff.training import Stage, Trainer, prepare_run, to_device
+from GenSelfDiff.unet import warn_if_narrow
 from utils_general import InputError
 
 SHOWN = 6  # patches in a picture
 UNLABELLED = "unlabelled"
 LEARNT_FROM = "labels"  # under which a checkpoint says it
-NARROWEST = 16  # width of a network that can copy noise
-NARROW = (
-    "the network's width, {}, is too small to draw anything but noise: its first stride takes 2x2 pixels, that is 12 "
-    "numbers, to fewer; --dim 16 at least"
-)
 SHARES = 2**20  # into which a share is rounded
 
 
@@ -154,7 +150,7 @@ def train(
         data = replace(data, training=SomeUnlabelled(data.training, unlabelled_patches(root), unlabelled))
     torch.manual_seed(settings.seed)
     model = build()
-    if devices.main and (width := model.net.final_conv[1].in_channels) < NARROWEST:
-        print(NARROW.format(width))
+    if devices.main:
+        warn_if_narrow(model.net.final_conv[1].in_channels)
     prepare_run(settings, devices)
     Trainer(learnt, model, settings, data.training, data.validation, devices, data.about).run()

@@ -95,7 +95,7 @@ def test_images_begin_with_the_pre_training(trained, tmp_path, capsys):
     """All its weights; what the structure says begins with nothing. So it is with another run of the same stage."""
     begun = images_of(trained / "tiny", tmp_path, pretrained=str(trained / "pre"), dim=None, learning_rate=0.0)
     train_images.main(begun)
-    assert "the network's width, 8, is too small to draw anything but noise" in capsys.readouterr().out
+    assert "--dim 8 can draw nothing but noise" in capsys.readouterr().out
     ours, theirs = (
         checkpoint.load(Path(run) / "best.pth")["model_state_dict"] for run in (begun.run_name, trained / "pre")
     )
