@@ -150,6 +150,8 @@ def draw_curves(table: pd.DataFrame, question: Question, path: Path) -> None:
     for i, arm in enumerate(question.arms):
         dots = {n: dice_by_draw(table, arm, n).mean(axis=1).to_numpy() for n in numbers}
         dots = {n: values for n, values in dots.items() if len(values)}
+        if not dots:
+            continue
         shift = 1 + 0.03 * (i - len(question.arms) / 2)
         axes.plot([n * shift for n in dots], [v.mean() for v in dots.values()], "-o", color=f"C{i}", ms=5, label=arm)
         for n, values in dots.items():
