@@ -88,7 +88,7 @@ PRETRAININGS = {
 KEPT = ("--keep-last-block",)
 CLASSIFIER = "GenSelfDiff/downstream_train/pixel_classifier.py"
 FEW = ("--members", 5, "--hidden", 64, 32)  # of the paper's 10 members of widths 128 and 32: a third of the time
-SHORTER = (38, 75, 150)  # steps of fine-tuning, where 300 are the rule
+SHORTER = (75, 150, 300)  # steps of fine-tuning, where 600 are the rule
 ARMS = {
     "scratch": Arm("scratch"),
     "scratch, whole compute": Arm("scratch", more_steps=4000, rate_of="scratch"),
@@ -107,11 +107,13 @@ ARMS = {
     "features, P2": Arm("pre-trained", "P2", (*FEW, "--noise-levels", 50, 150, 250), CLASSIFIER),
 }
 for n in SHORTER:  # warm-up is the same part of each length
-    ARMS[f"scratch, {n} steps"] = Arm("scratch", options=("--warm-up", n // 6), more_steps=n - 300)
-    ARMS[f"low noise, {n} steps"] = Arm("pre-trained", "low", (*KEPT, "--warm-up", n // 6), more_steps=n - 300)
+    ARMS[f"scratch, {n} steps"] = Arm("scratch", options=("--warm-up", n // 12), more_steps=n - 600)
+    ARMS[f"low noise, {n} steps"] = Arm("pre-trained", "low", (*KEPT, "--warm-up", n // 12), more_steps=n - 600)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 GLAS = {"data": "GlaS_4", "records": "glas", "chosen_with": 4, "pays": 0.02}
-MONUSEG = {"data": "MoNuSeg_2", "records": "monuseg", "chosen_with": 1, "pays": 0.01}
+GLAS_ALL = {"data": "GlaS_4", "records": "glas_all", "chosen_with": 75, "pays": 0.02, "steps": {75: 600}}
+GLAS_ALL["choice_draws"] = (101,)  # all draws are of the same images
+MONUSEG = {"data": "MoNuSeg_2", "records": "monuseg", "chosen_with": 1, "pays": 0.01, "choice_draws": (101, 102)}
 QUESTIONS = {
     "GlaS": Question(
         **GLAS,
@@ -123,10 +125,8 @@ QUESTIONS = {
         judged="low noise",
     ),
     "GlaS-all": Question(
-        **{**GLAS, "records": "glas_all", "chosen_with": 75},
-        choice_draws=(101,),  # all draws are of the same images
+        **GLAS_ALL,
         draws={75: 6},
-        steps={75: 600},
         arms=("scratch", "low noise", "low noise, shuffled"),
         parts=("testA", "testB"),
         judged="low noise",
@@ -139,20 +139,18 @@ QUESTIONS = {
         judged="features, low noise",
     ),
     "GlaS-budgets": Question(
-        **GLAS,
-        draws={4: 10},
-        steps={4: 300},
+        **GLAS_ALL,
+        draws={},
         arms=(
-            "scratch",
             *(f"scratch, {n} steps" for n in SHORTER),
+            "scratch",
             *(f"low noise, {n} steps" for n in SHORTER),
             "low noise",
         ),
     ),
     "GlaS-transfer": Question(
-        **GLAS,
+        **GLAS_ALL,
         draws={},
-        steps={4: 300},
         arms=(
             "scratch",
             "scratch, rates by depth",
@@ -163,9 +161,8 @@ QUESTIONS = {
         ),
     ),
     "GlaS-noise": Question(
-        **GLAS,
+        **GLAS_ALL,
         draws={},
-        steps={4: 300},
         arms=("scratch", "P2, block kept", "plain", "low noise", "low noise, 1,000 steps"),
     ),
     "MoNuSeg": Question(
