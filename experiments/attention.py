@@ -38,7 +38,7 @@ from GenSelfDiff.methods.attention.network import SelfAttention, make_classifier
 from GenSelfDiff.methods.attention.SS_attention import Settings as AttentionSettings
 from GenSelfDiff.patches import Patches
 from output_folder import locked
-from utils_general import MONUSEG, MONUSEG_RAW, ROOT, InputError, at_least, run_script, write_json
+from utils_general import MONUSEG, MONUSEG_RAW, ROOT, InputError, at_least, list_images, run_script, write_json
 
 KEY = ("arm", "seed")
 MEANS = ("Dice", "AJI", "PQ", "object F1")
@@ -73,6 +73,7 @@ class Settings:
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
         at_least(self, jobs=1)
+        list_images(self.images)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError("--seeds names no seed, or one twice")
         if unknown := set(self.arms) - set(ARMS):

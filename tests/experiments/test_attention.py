@@ -1,6 +1,7 @@
 """experiments/attention.py for real on tiny data: what is made, in which order, only once; its tables by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -145,6 +146,7 @@ def test_planned_differences_are_adjusted_for_their_number_whether_made_or_not()
         ({"arms": ("Otsu",)}, "--arms: no arm is named 'Otsu'; there are Otsu, watershed, attention"),
         ({"seeds": (1, 1)}, "--seeds names no seed, or one twice"),
         ({"jobs": 0}, "--jobs is 0"),
+        ({"images": Path("nowhere")}, "folder nowhere does not exist"),
     ],
 )
 def test_what_cannot_work_is_named(settings, changed, message):
