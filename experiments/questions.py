@@ -127,7 +127,8 @@ QUESTIONS = {
     "GlaS-all": Question(
         **GLAS_ALL,
         draws={75: 6},
-        arms=("scratch", "low noise", "low noise, shuffled"),
+        arms=("scratch", "scratch, whole compute", "low noise", "low noise, shuffled"),
+        only={"scratch, whole compute": {75: 2}},
         parts=("testA", "testB"),
         judged="low noise",
     ),
