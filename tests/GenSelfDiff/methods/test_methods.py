@@ -11,8 +11,9 @@ from PIL import Image
 
 from GenSelfDiff import checkpoint, networks
 from GenSelfDiff.downstream_train import Diff_Seg
-from GenSelfDiff.methods import monai_networks, simclr
+from GenSelfDiff.methods import masked_images, monai_networks, simclr
 from GenSelfDiff.test import test_script
+from GenSelfDiff.unet import SegNet
 from tests.GenSelfDiff.methods.pretrainings import PRETRAININGS
 from utils_general import InputError
 
@@ -130,6 +131,18 @@ def test_a_network_of_monai_takes_images_of_any_size():
 def test_what_cannot_work_is_said(method, changes, message, tiny_data_set, tmp_path):
     with pytest.raises(InputError, match=message):
         PRETRAININGS[method].script.main(settings_of(method, tiny_data_set, tmp_path, **changes))
+
+
+def test_what_could_not_be_fine_tuned_from_is_not_trained(tiny_data_set, tmp_path, monkeypatch):
+    settings = settings_of("masked", tiny_data_set, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(masked_images, "SegNet", lambda *given: torch.nn.ModuleDict({"unet": SegNet(*given).net}))
+        with pytest.raises(InputError, match=r"of the stage 'masked' does not fit .* first net\.\S+ found nothing"):
+            masked_images.main(settings)
+    monkeypatch.delitem(networks.METHODS, "masked")
+    with pytest.raises(InputError, match="of the stage 'masked': enter it, with `starts`, in METHODS of"):
+        masked_images.main(settings)
+    assert not [*tmp_path.rglob("*.pth")]
 
 
 def test_a_checkpoint_that_is_not_whole_is_named(tmp_path):
