@@ -51,6 +51,7 @@ METHODS: dict[str, TrainedMethod] = {
     "features": TrainedMethod(segments="GenSelfDiff.feature_net:segmenting_features"),
     "context": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
     "masked": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
+    "stain": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
     "vae": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
     "simclr": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
     "attention": TrainedMethod(

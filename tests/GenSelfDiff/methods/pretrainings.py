@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from GenSelfDiff.methods import context_restoration, masked_images, simclr, variational_autoencoder
+from GenSelfDiff.methods import context_restoration, masked_images, simclr, stain_prediction, variational_autoencoder
 from GenSelfDiff.methods.restoration import RestorationSettings
 
 CHANGES = {"weights", "history"}
@@ -17,9 +17,9 @@ class Pretraining(NamedTuple):
     script: ModuleType
     decoder: bool
     """whether it is handed on, beside the encoder"""
-    small: dict[str, Any]
+    small: dict[str, Any] = {}
     """settings for patches of 16 pixels"""
-    settings: dict[str, tuple[Any, set[str]]]
+    settings: dict[str, tuple[Any, set[str]]] = {}
     """of each setting of its own another value, and what that must change: see test_every_training_setting.py"""
 
     @property
@@ -46,6 +46,7 @@ PRETRAININGS = {
         small={"block": 4},
         settings={"block": (8, CHANGES), "masked": (0.3, CHANGES)},
     ),
+    "stain": Pretraining(stain_prediction, decoder=True),
     "vae": Pretraining(
         variational_autoencoder,
         decoder=False,
