@@ -1,6 +1,6 @@
 """Which trained methods there are, by the name of the stage that trains them: what becomes of their checkpoints.
 
-A new method adds one entry to `METHODS`, and changes nothing else here.
+A new method adds one entry to `METHODS`, and changes nothing else here (docs/architecture.md, a new pre-training).
 """
 
 import importlib
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from file_contents import shown
 from GenSelfDiff import checkpoint, unet_checkpoint
+from GenSelfDiff.unet import SegNet
 from utils_general import InputError
 
 
@@ -50,6 +51,7 @@ METHODS: dict[str, TrainedMethod] = {
     "features": TrainedMethod(segments="GenSelfDiff.feature_net:segmenting_features"),
     "context": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
     "masked": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
+    "stain": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
     "vae": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
     "simclr": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
     "attention": TrainedMethod(
@@ -94,10 +96,26 @@ def load_start(path: Path, keep_last_block: bool = False) -> Start:
     return whole if keep_last_block else whole.without_optional()
 
 
+def check_start(stage: str, model: nn.Module, dim: int) -> None:
+    """Raise `InputError`, before `model` is trained by this stage, where Diff_Seg.py could not start from its run."""
+    if stage not in METHODS or (start := METHODS[stage].starts) is None:
+        raise InputError(
+            f"Diff_Seg.py could not start from a run of the stage {shown(stage)}: enter it, with `starts`, in METHODS "
+            "of GenSelfDiff/networks.py"
+        )
+    whose = f"the network of the stage {shown(stage)}"
+    handed_on = Start(*_function(start)({"stage": stage, "model_state_dict": model.state_dict()}, Path(whose)))
+    wanted = unet_checkpoint.shapes(lambda: SegNet(dim, 2))
+    unet_checkpoint.check_hand_over(handed_on.weights, handed_on.new, wanted, whose)
+
+
 def _method(loaded: dict[str, Any], path: Path, published: str) -> TrainedMethod:
     stage = loaded.get("stage", published)
     if stage not in METHODS:
-        raise InputError(f"{path} is of a stage {shown(stage)}; known are {', '.join(METHODS)}: update the project")
+        raise InputError(
+            f"{path} is of a stage {shown(stage)}; known are {', '.join(METHODS)}: update the project, "
+            "or enter a stage of your own in METHODS of GenSelfDiff/networks.py"
+        )
     return METHODS[stage]
 
 

@@ -38,7 +38,7 @@ def dim_of(state: dict[str, Tensor], path: Path) -> int:
     dim = matrix(state, FIRST_BLOCK, path).shape[0]
     if dim % 8 or not 8 <= dim <= WIDEST:
         raise InputError(f"{path} does not fit the network: its width is {dim}, no multiple of 8 up to {WIDEST}")
-    wanted = _shapes(lambda: DiffusionNet(dim))
+    wanted = shapes(lambda: DiffusionNet(dim))
     _check_fit({k: v for k, v in wanted.items() if k in state and not k.startswith(HEAD)}, state, path)
     return dim
 
@@ -49,7 +49,7 @@ def check_dim(asked: int | None, dim: int, path: Path) -> None:
         raise InputError(f"{path} has dim {dim}, but --dim {asked} was asked for: leave --dim out")
 
 
-def _shapes(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
+def shapes(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
     """The parameters of a network, without memory for their values."""
     with torch.device("meta"):
         return build().state_dict()
@@ -137,7 +137,7 @@ def segmentation_net(loaded: dict[str, Any], path: Path) -> SegNet:
 
 def fill(build: Callable[[], nn.Module], state: dict[str, Tensor], path: Path) -> nn.Module:
     """A network with all these parameters; `InputError` says which do not fit."""
-    wanted = _shapes(build)
+    wanted = shapes(build)
     _check_fit(wanted, state, path)
     if more := [k for k in state if k not in wanted]:
         raise InputError(f"{path} does not fit the network: it has {len(more)} parameters more, first {more[0]}")
@@ -146,12 +146,13 @@ def fill(build: Callable[[], nn.Module], state: dict[str, Tensor], path: Path) -
     return model
 
 
-def hand_over(weights: dict[str, Tensor], new: tuple[str, ...], model: SegNet, path: Path) -> None:
-    """Give the weights of pre-training to the segmentation network, and say what was done.
+def check_hand_over(
+    weights: dict[str, Tensor], new: tuple[str, ...], wanted: dict[str, Tensor], whose: Path | str
+) -> None:
+    """Raise `InputError` unless all weights fit the segmentation network, whose parameters are `wanted`.
 
-    Raises `InputError` unless all weights fit and nothing is left new but what begins with one of `new`.
+    And unless nothing is left new but what begins with one of `new`.
     """
-    wanted = model.state_dict()
     misfits = [k for k, v in weights.items() if k not in wanted or v.shape != wanted[k].shape]
     missing = [k for k in wanted if k not in weights]
     if wrong := misfits + [k for k in missing if not k.startswith(new)]:
@@ -159,9 +160,16 @@ def hand_over(weights: dict[str, Tensor], new: tuple[str, ...], model: SegNet, p
         found = tuple(weights[name].shape) if name in weights else "nothing"
         expected = tuple(wanted[name].shape) if name in wanted else "nothing"
         raise InputError(
-            f"{path} does not fit the segmentation network: {len(wrong)} tensors beside the head differ, "
+            f"{whose} does not fit the segmentation network: {len(wrong)} tensors beside the head differ, "
             f"first {name}: found {found}, expected {expected}"
         )
+
+
+def hand_over(weights: dict[str, Tensor], new: tuple[str, ...], model: SegNet, path: Path) -> None:
+    """Give the weights of pre-training to the segmentation network, and say what was done; see `check_hand_over`."""
+    wanted = model.state_dict()
+    check_hand_over(weights, new, wanted, path)
     model.load_state_dict(weights, strict=False)
     print(f"weights from {path}: {len(weights)} tensors loaded")
-    print(f"  left new, the head of segmentation: {len(missing)} tensors ({', '.join(f'{part}*' for part in new)})")
+    parts = ", ".join(f"{part}*" for part in new)
+    print(f"  left new, the head of segmentation: {len(wanted) - len(weights)} tensors ({parts})")

@@ -65,6 +65,8 @@ def run_table(settings: Settings) -> pd.DataFrame | None:
     todo = [("val", wanted, False) for wanted in choices] + [("test", wanted, table.across) for wanted in tests]
     print(runs.estimate(todo), flush=True)
     if settings.estimate:
+        left = {name: None for name, wanted in named if not runs.is_known("test", wanted, table.across)}
+        print(f"rows that are not done: {'; '.join(left) or 'none'}")
         return None
     runs.do("val", [*choices])
     chosen = {wanted: replace(wanted, rate=runs.rate(wanted.way, wanted.data)) for wanted in tests}

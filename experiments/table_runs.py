@@ -270,7 +270,7 @@ class TableRuns:
 
     def estimate(self, runs: list[tuple[str, Wanted, bool]]) -> str:
         """What is still to do of runs, each with the split and whether it is tested across; and for how long, here."""
-        left = [w for split, w, across in runs if not self._is_known(split, w, across)]
+        left = [w for split, w, across in runs if not self.is_known(split, w, across)]
         starts = {self.weights(w): w for w in left if w.way.start}
         missing = [w for folder, w in starts.items() if not (folder / "done.json").is_file()]
         steps = sum(map(self.steps, left)) + sum(self.pretraining_steps(w.way.start, w.data) for w in missing)
@@ -281,7 +281,7 @@ class TableRuns:
             f"{second:.3g} s here: about {hours:.3g} hours, {self.jobs} at a time"
         )
 
-    def _is_known(self, split: str, wanted: Wanted, across: bool) -> bool:
+    def is_known(self, split: str, wanted: Wanted, across: bool) -> bool:
         """Whether a run is done, with the learning rate that is chosen for it, if it is chosen already."""
         if split == "test":
             if not all(self.is_done(choice, [wanted.data], "val") for choice in self.choices(wanted.way, wanted.data)):

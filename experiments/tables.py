@@ -21,6 +21,7 @@ MONAI = "GenSelfDiff/methods/monai_networks.py"
 CONTEXT = "GenSelfDiff/methods/context_restoration.py"
 MASKED = "GenSelfDiff/methods/masked_images.py"
 AUTOENCODER = "GenSelfDiff/methods/variational_autoencoder.py"
+STAIN = "GenSelfDiff/methods/stain_prediction.py"
 SIMCLR = "GenSelfDiff/methods/simclr.py"
 TARGETS = "--targets"  # beside the class map: wants data with instances
 ALL = "all"  # in place of a data set: all that the table is made of, together
@@ -150,6 +151,7 @@ TABLES: dict[TableName, Table] = {
             "variational auto-encoder": Way(SelfSupervised(AUTOENCODER)),
             "SimCLR": Way(SelfSupervised(SIMCLR)),
             "masked images": Way(SelfSupervised(MASKED)),
+            "stain prediction": Way(SelfSupervised(STAIN)),
             "diffusion features": Way(SelfSupervised(), script=CLASSIFIER),
             "GenSelfDiff-HIS": OURS,
             "GenSelfDiff-HIS, all data sets": Way(SelfSupervised(on=ALL)),

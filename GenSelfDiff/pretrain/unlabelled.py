@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from file_contents import DataSet
+from GenSelfDiff import networks
 from GenSelfDiff.augmentation import flips
 from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, pretraining_folder
 from GenSelfDiff.devices import set_up
@@ -55,7 +56,7 @@ def pretrain(
     stage: Callable[[int, torch.device], Stage],
     views: Callable[[int], v2.Transform] | None = None,
 ) -> None:
-    """Check everything, build it, train.
+    """Check everything, build it, train: for stages that Diff_Seg.py starts from (`starts` in `networks.METHODS`).
 
     `build` makes the network, `stage`, of the patches' size and the device, what it learns. `views`, of the size, takes
     the place of the augmentation, flips, and is applied to held-out patches too.
@@ -71,6 +72,7 @@ def pretrain(
     torch.manual_seed(settings.seed)
     model = build()
     initialise(model, settings.initial_weights)
+    networks.check_start(settings.stage, model, settings.dim)
     resolutions = {f.data_set.mpp for f in folders}
     about = {"data_sets": [_described(f.data_set) for f in folders], "patch_size": training.size}
     about["mpp"] = resolutions.pop() if len(resolutions) == 1 else None  # of several, none is that of the network

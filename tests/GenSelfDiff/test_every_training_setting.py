@@ -14,20 +14,13 @@ import torch
 import HE_diff_general
 from GenSelfDiff import checkpoint, data, run_folder, training, unet
 from GenSelfDiff.downstream_train import Diff_Seg, pixel_classifier
-from GenSelfDiff.methods import (
-    context_restoration,
-    masked_images,
-    monai_networks,
-    restoration,
-    simclr,
-    variational_autoencoder,
-)
+from GenSelfDiff.methods import monai_networks
 from GenSelfDiff.methods.attention import SS_attention, network
-from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification
 from GenSelfDiff.methods.nudiff import train_images, train_structures
 from GenSelfDiff.pretrain import SS_diff
 from tests.conftest import write_tiny_data_set
 from tests.GenSelfDiff.methods.attention.levels import write_levels
+from tests.GenSelfDiff.methods.pretrainings import CHANGES, PRETRAININGS
 from tests.GenSelfDiff.runs import history
 from utils_general import InputError
 
@@ -103,10 +96,8 @@ FEATURES = SHARED | {
     "hidden": ((4, 6), {"initial", "weights"}),
     "noise_seed": (1, {"weights"}),
 }
-ONE_STEP = {"timestep": (40, {"weights", "history"})}
-RESTORING = ONE_STEP | {"sample_every": (1, {"files"})}
-CHANGES = {"weights", "history"}
 METHODS = {
+    **{stage: pretraining.rows for stage, pretraining in PRETRAININGS.items()},
     "attention": {
         "checkpoint_activations": (True, {"refused"}),
         "leave_out": (("u1",), {"weights"}),
@@ -131,15 +122,6 @@ METHODS = {
         "shuffle_levels": (True, CHANGES),
         "sample_every": (1, {"files"}),
     },
-    "context": RESTORING | {"swaps": (1, {"weights", "history"}), "part": (2, {"weights", "history"})},
-    "masked": RESTORING | {"block": (8, {"weights", "history"}), "masked": (0.3, {"weights", "history"})},
-    "vae": RESTORING | {"latent": (3, {"initial", "weights"}), "sigma": (1.0, {"weights", "history"})},
-    "simclr": ONE_STEP | {
-        "temperature": (0.1, {"weights", "history"}),
-        "projection": (4, {"initial", "weights"}),
-        "smallest_crop": (1.0, {"weights", "images"}),
-        "colour": (0.1, {"weights", "images"}),
-    },
     "monai": {
         "network": ("attention", {"initial", "weights"}),
         "losses": (("focal",), {"weights", "history"}),
@@ -161,16 +143,11 @@ TABLES = {"pretraining": PRETRAINING, "finetuning": FINETUNING, "features": FEAT
 TABLES |= {stage: SHARED | own for stage, own in METHODS.items()}
 TABLES |= {stage: SHARED | NOISE | METHODS[stage] for stage in ("structures", "images")}
 SCRIPTS = {
-    "attention": SS_attention,
-    "pretraining": SS_diff, "finetuning": Diff_Seg, "features": pixel_classifier, "context": context_restoration,
-    "masked": masked_images, "vae": variational_autoencoder, "simclr": simclr, "monai": monai_networks,
-    "structures": train_structures, "images": train_images,
+    "pretraining": SS_diff, "finetuning": Diff_Seg, "features": pixel_classifier, "monai": monai_networks,
+    "attention": SS_attention, "structures": train_structures, "images": train_images,
+    **{stage: pretraining.script for stage, pretraining in PRETRAININGS.items()},
 }  # fmt: skip
 MAINS = {stage: script.main for stage, script in SCRIPTS.items()}
-STAGES = (
-    SS_diff.NoisePrediction, Diff_Seg.Segmentation, pixel_classifier.PixelClassification, restoration.Restoration,
-    simclr.Contrast, Magnification, Haematoxylin,
-)  # fmt: skip
 STARTS = {"pretrained": "pretraining", "start": "attention"}  # settings that name the run of a stage
 APART = {"fresh"}  # it needs a run that is there: see below
 COMPUTED = {"weights", "handed on", "history"}
@@ -195,13 +172,12 @@ class Watch:
         self.seen = {"order": [], "images": {}, "draws": {}, "held out": {}, "rates": []}
         self.seen |= {"readers": [], "saves": 0, "compiled": 0, "recomputed": 0}
         self.patch = patch
+        self._around(training.Trainer, "__init__", self._make)
         self._around(training.Trainer, "_train_step", self._step)
         self._around(training.Trainer, "_save_last", self._save)
         self._around(data, "DataLoader", self._reader)
         self._around(unet, "checkpoint", self._recompute)
         self._around(torch, "compile", self._compile)
-        for stage in STAGES:
-            self._around(stage, "validation_metrics", self._validate)
         patch.setattr(run_folder, "draw_curves", lambda *_: None)  # takes longer than the run
         another = lambda levels, imagenet: network.small_classifier(16, levels)  # noqa: E731
         patch.setattr(network, "resnet34", another)  # 21 million weights take seconds
@@ -216,15 +192,19 @@ class Watch:
         self.seen[seeds] |= dict(zip(names, batch["seed"].tolist(), strict=True))
         return names
 
+    def _make(self, real, trainer, stage, *given, **named):
+        self._around(stage, "validation_metrics", self._validate)
+        real(trainer, stage, *given, **named)
+
     def _step(self, real, trainer, batch):
         self.seen.setdefault("initial", digest(trainer.model.state_dict()))
         self.seen["order"].append(self._note(batch, "images", "draws"))
         real(trainer, batch)
         self.seen["rates"].append(trainer.optimizer.param_groups[0]["lr"])
 
-    def _validate(self, real, stage, model, batch):
+    def _validate(self, real, model, batch):
         self._note(batch, "held out", "held out")
-        return real(stage, model, batch)
+        return real(model, batch)
 
     def _save(self, real, trainer):
         self.seen["saves"] += 1
@@ -293,10 +273,10 @@ def base(tmp_path_factory):
                 noise = {"schedule": "quadratic", "timesteps": 20, "p2_gamma": 1.0, "sample_every": 0}
                 noise |= {"drop": 0.5} if stage == "images" else {}
                 settings = SCRIPTS[stage].Settings(data=tiny, **run | noise)
-            elif stage in METHODS:
-                small = {"context": {"part": 4, "swaps": 3}, "masked": {"block": 4}}.get(stage, {})
-                small |= {} if stage == "simclr" else {"sample_every": 0}
-                settings = SCRIPTS[stage].Settings(data=(tiny,), **run | small)
+            elif stage in PRETRAININGS:
+                pretraining = PRETRAININGS[stage]
+                small = pretraining.small | ({"sample_every": 0} if pretraining.restores else {})
+                settings = pretraining.script.Settings(data=(tiny,), **run | small)
             else:
                 few = {"labelled_images": 1, "layer_decay": 0.9, "epochs": 2}  # an epoch is one step
                 settings = Diff_Seg.Settings(data=tiny, pretrained="scratch", **run | few)

@@ -4,6 +4,8 @@ The meta device has shapes and no numbers: whoever asks it for one gets an error
 """
 
 import typing
+from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -12,17 +14,13 @@ from GenSelfDiff.averaged_weights import AveragedWeights
 from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.downstream_train.losses import LossName
 from GenSelfDiff.history import MetricMeans
-from GenSelfDiff.methods import context_restoration, masked_images, simclr, variational_autoencoder
 from GenSelfDiff.methods.attention import SS_attention
 from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification
-from GenSelfDiff.methods.context_restoration import ContextRestoration
-from GenSelfDiff.methods.masked_images import MaskedImages
 from GenSelfDiff.methods.nudiff import train_images, train_structures
 from GenSelfDiff.methods.nudiff.conditioned import ConditionedNet
-from GenSelfDiff.methods.simclr import Contrast, ProjectedEncoder
-from GenSelfDiff.methods.variational_autoencoder import AutoEncoder, LowerBound
 from GenSelfDiff.pretrain import SS_diff
 from GenSelfDiff.unet import DiffusionNet, SegNet
+from tests.GenSelfDiff.methods.pretrainings import PRETRAININGS
 
 META = torch.device("meta")
 PICTURES = {"input_range": (0.0, 1.0), "sample_every": 0}
@@ -44,7 +42,17 @@ def attention(**changes):
     return SS_attention.build_network(SS_attention.Settings(dim=8, classifier="small", **changes), 0.2, None).to(META)
 
 
+def of_pretraining(method):
+    """Stage and network as a script's `main` hands them to `pretrain`."""
+    script, small = PRETRAININGS[method].script, PRETRAININGS[method].small
+    with mock.patch.object(script, "pretrain") as pretrain:
+        script.main(script.Settings(dim=8, **small))
+    build, stage = pretrain.call_args.args[1:3]
+    return stage(16, META), build().to(META)
+
+
 STAGES = {
+    **{method: partial(of_pretraining, method) for method in PRETRAININGS},
     "attention": lambda: (
         Magnification(3, dict.fromkeys(("smoothness", "equivariance", "scale"), 1.0), **PICTURES),
         attention(threshold_by_level=True),
@@ -54,10 +62,6 @@ STAGES = {
     "border": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "border"), SegNet(8, 4).to(META)),
     "hv": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "hv"), SegNet(8, 5).to(META)),
     "finetune": lambda: (Diff_Seg.Segmentation(ALL_LOSSES), SegNet(8, 3).to(META)),
-    "context": lambda: (ContextRestoration(context_restoration.Settings(part=4)), SegNet(8, 3).to(META)),
-    "masked": lambda: (MaskedImages(masked_images.Settings(block=4)), SegNet(8, 3).to(META)),
-    "vae": lambda: (LowerBound(variational_autoencoder.Settings()), AutoEncoder(8, 4, 0).to(META)),
-    "simclr": lambda: (Contrast(simclr.Settings()), ProjectedEncoder(8, 8, 0).to(META)),
     "structures": lambda: (
         train_structures.StructurePrediction(train_structures.Settings(), 16, META, 9.0),
         DiffusionNet(8).to(META),

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,10 @@ from experiments.tables import (
     ALL,
     BASELINES,
     CLASSIFIER,
+    DIFFUSION,
     MASKED,
     MONAI,
     OURS,
-    SIMCLR,
     SIZES,
     TABLES,
     Length,
@@ -31,6 +32,7 @@ from file_contents import DataSet
 from GenSelfDiff.intervals import mean_interval
 from tests.conftest import ROOT, write_tiny_data_set
 from tests.experiments.in_process import one_after_the_other, run_here
+from tests.GenSelfDiff.methods.pretrainings import PRETRAININGS
 from utils_general import InputError, write_json
 
 TINY = Size(
@@ -86,6 +88,7 @@ def test_a_table_is_estimated_run_written_and_gone_on_with(asked, started, capsy
     said = capsys.readouterr().out
     # two networks for the tests; choices are made of the same ones: of seed 1
     assert "2 networks to pre-train, 9 runs to train and test" in said and not asked.runs.exists() and not started
+    assert "rows that are not done: Otsu; U-Net; ours; features; masked, paper\n" in said
     paper_tables.main(asked)
     assert started.count("SS_diff.py") == 1 and started.count("masked_images.py") == 1
     chosen = pd.read_csv(asked.records / "tables_small_MoNuSeg_val.csv")
@@ -225,12 +228,13 @@ def test_means_deviations_and_intervals_by_hand():
 
 
 def test_the_tables_of_the_paper_hold_together():
-    """Every way's scripts are there; ways that share a learning rate are of one that chooses its own."""
+    """Every way's scripts are there, and every pre-training has a row; a shared learning rate is chosen for one way."""
     for table in TABLES.values():
         for way in table.ways.values():
             assert (ROOT / way.script).is_file() and (way.start is None or (ROOT / way.start.script).is_file())
             assert way.rate_of is None or way.rate_of.rate_of is None
-    assert SIMCLR in {way.start.script for way in TABLES["methods"].ways.values() if way.start}
+    own = {DIFFUSION, *(Path(p.script.__file__).relative_to(ROOT).as_posix() for p in PRETRAININGS.values())}
+    assert {way.start.script for way in TABLES["methods"].ways.values() if way.start} == own
     assert [name for name, way in TABLES["losses"].ways.items() if way == OURS] == [
         "structural similarity, published + focal"
     ]

@@ -5,17 +5,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from skimage.color import hed_from_rgb
 from torch import Tensor, nn
 
 from GenSelfDiff.data import to_image
+from GenSelfDiff.haematoxylin import haematoxylin
 from GenSelfDiff.history import MetricSums
 from GenSelfDiff.methods.attention.losses import of_scale
 from utils_general import contact_sheet, write_png
 
 SHOWN = 9  # tiles in a picture, of all levels in turn
-DARKEST = 1 / 255  # whose optical density is finite
-STAIN = tuple(map(float, hed_from_rgb[:, 0]))  # of red, green and blue; plain numbers: a tensor would have to be sent
 USUAL = 0.25  # deviation of haematoxylin's density over tissue, about: what F learns of it has about deviation 1
 
 
@@ -110,13 +108,6 @@ class Haematoxylin(Attention):
         """Mean squared error; see `Stage`."""
         losses = self._losses(model, batch)
         return losses["loss"].mean(), _sums(losses)
-
-
-def haematoxylin(images: Tensor, input_range: tuple[float, float]) -> Tensor:
-    """How much of the dye is in each pixel of images (B, 3, H, W), by Ruifrok and Johnston, 2001: (B, 1, H, W)."""
-    low, high = input_range
-    density = -((images - low) / (high - low)).clamp(min=DARKEST, max=1).log()
-    return sum(share * density[:, channel : channel + 1] for channel, share in enumerate(STAIN))
 
 
 def _sums(figures: dict[str, Tensor]) -> MetricSums:

@@ -10,6 +10,7 @@ from GenSelfDiff.keyed_random import keyed_choice, keyed_places
 from GenSelfDiff.methods.context_restoration import swapped
 from GenSelfDiff.methods.masked_images import hidden_error, hidden_pixels
 from GenSelfDiff.methods.simclr import nt_xent
+from GenSelfDiff.methods.stain_prediction import haematoxylin_alone
 from GenSelfDiff.methods.variational_autoencoder import AutoEncoder, divergence
 from GenSelfDiff.transforms import tv_tensors
 
@@ -53,6 +54,18 @@ def test_as_many_whole_blocks_are_hidden_in_every_image_and_everywhere_as_often(
     assert (blocks.sum(dim=(1, 2, 3)) == 10).all()  # 0.6 of 16
     assert blocks.mean(0).min() > 0.3 and blocks.mean(0).max() < 0.9
     assert hidden_pixels(SEEDS, 20, 16, 0.01).float().sum(dim=(1, 2, 3)).unique().tolist() == [16.0, 64.0, 256.0]
+
+
+def test_haematoxylin_is_left_alone():
+    """As much as there is; nothing of eosin alone, of no dye, or of yellow, which unmixes to less than none."""
+    haematoxylin, eosin = torch.tensor([0.65, 0.70, 0.29]), torch.tensor([0.07, 0.99, 0.11])
+    amounts = torch.tensor([[1.2, 0.0], [0.5, 0.0], [0.5, 1.2], [0.0, 1.2], [0.0, 0.0]])
+    pixels = torch.stack([(-h * haematoxylin - e * eosin).exp() for h, e in amounts])
+    pixels = torch.cat((pixels, torch.tensor([[1.0, 1.0, 0.2]])))
+    expected = torch.stack([(-h * haematoxylin).exp() for h in (1.2, 0.5, 0.5, 0.0, 0.0, 0.0)])
+    images = 2 * pixels.T[None, :, None] - 1  # (1, 3, 1, 6), from -1 to 1
+    alone = haematoxylin_alone(images, (-1.0, 1.0))
+    assert torch.allclose(alone[0, :, 0].T, 2 * expected - 1, atol=1e-5)
 
 
 def test_places_and_choices_are_those_of_each_key_alone():

@@ -11,31 +11,31 @@ from PIL import Image
 
 from GenSelfDiff import checkpoint, networks
 from GenSelfDiff.downstream_train import Diff_Seg
-from GenSelfDiff.methods import context_restoration, masked_images, monai_networks, simclr, variational_autoencoder
+from GenSelfDiff.methods import masked_images, monai_networks, simclr
 from GenSelfDiff.test import test_script
+from GenSelfDiff.unet import SegNet
+from tests.GenSelfDiff.methods.pretrainings import PRETRAININGS
 from utils_general import InputError
-
-PRETRAININGS = {
-    "context": (context_restoration, {"part": 4, "swaps": 3, "sample_every": 4}),
-    "masked": (masked_images, {"block": 4, "sample_every": 4}),
-    "vae": (variational_autoencoder, {"latent": 4, "sample_every": 4}),
-    "simclr": (simclr, {"projection": 8}),
-}
-WHOLE = ("context", "masked")  # of which the decoder is handed on too
 
 
 def settings_of(method, root, folder, **changes):
     """A run of some steps on the 8 patches of the tiny data set."""
-    module, own = PRETRAININGS[method]
+    pretraining = PRETRAININGS[method]
+    own = pretraining.small | ({"sample_every": 4} if pretraining.restores else {})
     shared = {"dim": 8, "batch_size": 4, "epochs": 4, "workers": 0, "device": "cpu", "learning_rate": 3e-3}
     shared |= {"initial_weights": "pytorch", "timestep": 50, "run_name": str(folder / method), "data": (root,)}
-    return module.Settings(**shared | own | changes)
+    return pretraining.script.Settings(**shared | own | changes)
+
+
+def test_every_pre_training_is_in_the_table():
+    """Of tests/GenSelfDiff/methods/pretrainings.py."""
+    assert {stage for stage, method in networks.METHODS.items() if method.starts} == {"pretrain", *PRETRAININGS}
 
 
 @pytest.mark.parametrize("method", PRETRAININGS)
 def test_it_learns_and_is_fine_tuned_from(method, tiny_data_set, finetuning, tmp_path, capsys):
     settings = settings_of(method, tiny_data_set, tmp_path)
-    PRETRAININGS[method][0].main(settings)
+    PRETRAININGS[method].script.main(settings)
     if method != "simclr":  # for which such small patches are all alike: see below
         history = pd.read_csv(Path(settings.run_name) / "history.csv")
         assert history["train_loss"].iloc[-1] < 0.8 * history["train_loss"].iloc[0]
@@ -49,10 +49,11 @@ def test_it_learns_and_is_fine_tuned_from(method, tiny_data_set, finetuning, tmp
     same = {name for name, value in tuned.items() if name in trained and torch.equal(trained[name], value)}
     encoder = {name for name in tuned if name.startswith(("net.init", "net.time", "net.downs", "net.mid"))}
     decoder = {name for name in tuned if name.startswith("net.ups")}
-    assert encoder <= same and (decoder <= same) == (method in WHOLE)
+    with_decoder = PRETRAININGS[method].decoder
+    assert encoder <= same and (decoder <= same) == with_decoder
     head = {name for name in tuned if name.startswith("net.final_conv")}
     assert {"net.final_conv.0.block1.proj.weight", "net.final_conv.1.bias"} & same == set() and head
-    assert f"{len(encoder | (decoder if method in WHOLE else set()))} tensors loaded" in capsys.readouterr().out
+    assert f"{len(encoder | (decoder if with_decoder else set()))} tensors loaded" in capsys.readouterr().out
     with pytest.raises(InputError, match=rf"is of pre-training \({method}\); a fine-tuned one is needed"):
         networks.load_segmentation(Path(settings.run_name) / "best.pth", torch.device("cpu"))
 
@@ -79,7 +80,7 @@ def test_the_last_block_is_kept_where_it_was_trained(tiny_data_set, finetuning, 
     kept = replace(finetuning, dim=None, epochs=1, keep_last_block=True)
     for method, new in (("masked", "2 tensors (net.final_conv.1.*)"), ("simclr", "(net.ups.*, net.final_conv.*)")):
         settings = settings_of(method, tiny_data_set, tmp_path, epochs=1)
-        PRETRAININGS[method][0].main(settings)
+        PRETRAININGS[method].script.main(settings)
         Diff_Seg.main(replace(kept, pretrained=settings.run_name, run_name=str(tmp_path / f"from {method}")))
         assert new in capsys.readouterr().out
 
@@ -129,7 +130,19 @@ def test_a_network_of_monai_takes_images_of_any_size():
 )
 def test_what_cannot_work_is_said(method, changes, message, tiny_data_set, tmp_path):
     with pytest.raises(InputError, match=message):
-        PRETRAININGS[method][0].main(settings_of(method, tiny_data_set, tmp_path, **changes))
+        PRETRAININGS[method].script.main(settings_of(method, tiny_data_set, tmp_path, **changes))
+
+
+def test_what_could_not_be_fine_tuned_from_is_not_trained(tiny_data_set, tmp_path, monkeypatch):
+    settings = settings_of("masked", tiny_data_set, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(masked_images, "SegNet", lambda *given: torch.nn.ModuleDict({"unet": SegNet(*given).net}))
+        with pytest.raises(InputError, match=r"of the stage 'masked' does not fit .* first net\.\S+ found nothing"):
+            masked_images.main(settings)
+    monkeypatch.delitem(networks.METHODS, "masked")
+    with pytest.raises(InputError, match="of the stage 'masked': enter it, with `starts`, in METHODS of"):
+        masked_images.main(settings)
+    assert not [*tmp_path.rglob("*.pth")]
 
 
 def test_a_checkpoint_that_is_not_whole_is_named(tmp_path):

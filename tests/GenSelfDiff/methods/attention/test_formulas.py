@@ -10,7 +10,7 @@ from skimage.color import rgb2hed, rgb2lab
 from GenSelfDiff import predictor
 from GenSelfDiff.averaged_weights import AveragedWeights
 from GenSelfDiff.data import to_input
-from GenSelfDiff.haematoxylin import haematoxylin_threshold
+from GenSelfDiff.haematoxylin import haematoxylin, haematoxylin_threshold
 from GenSelfDiff.methods.attention.colour import colours, recoloured, to_lab, to_rgb
 from GenSelfDiff.methods.attention.losses import (
     INVERSE,
@@ -31,7 +31,7 @@ from GenSelfDiff.methods.attention.network import (
     small_classifier,
     values_above,
 )
-from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification, haematoxylin
+from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification
 from GenSelfDiff.methods.attention.segmenting import FittingAttention, SegmentingAttention
 from utils_general import InputError
 
