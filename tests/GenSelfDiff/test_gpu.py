@@ -56,6 +56,17 @@ def test_rounded_precisions_are_close_and_are_used(golden, precision, off):
     assert 1e-6 < distance < off
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_a_compiled_step(precision):
+    """In all precisions: the compiler reads PyTorch's flags of them."""
+    plain = InPrecision(DiffusionNet(8).to(GPU), precision)
+    x, t = torch.rand(2, 3, 32, 32, device=GPU), torch.tensor([3, 700], device=GPU)
+    compiled = torch.compile(plain)(x, t)
+    compiled.square().mean().backward()
+    assert torch.allclose(compiled, plain(x, t), rtol=0.1, atol=0.05)
+    assert all(p.grad.isfinite().all() for p in plain.parameters())
+
+
 def test_keys_draw_the_same_as_on_a_cpu():
     keys = torch.arange(6) * 7919
     assert torch.equal(keyed_steps(keys.to(GPU), 1000).cpu(), keyed_steps(keys, 1000))
