@@ -164,8 +164,7 @@ def network_predictor(
 
     @torch.inference_mode()
     def predict_batch(images: np.ndarray) -> np.ndarray:
-        x = torch.stack([to_input(image, input_range) for image in np.ascontiguousarray(images)]).to(device)
-        return said(model(x), targets).cpu().numpy()
+        return said(model(_input_on(device, images, input_range)), targets).cpu().numpy()
 
     predict_averaged = averaged(predict_batch, settings.tta, targets)
 
@@ -185,12 +184,17 @@ def fitted_predictor(
 
     def for_image(images: np.ndarray) -> Predictor:
         starts = range(0, len(images), settings.batch_size)
-        batches = (to_input(images[i : i + settings.batch_size].copy(), input_range).to(device) for i in starts)
+        batches = (_input_on(device, images[i : i + settings.batch_size], input_range) for i in starts)
         with autocast(device, settings.precision):  # fitted to what it will say
             fitted = network.for_image(batches)
         return network_predictor(fitted, input_range, settings, targets)
 
     return for_image
+
+
+def _input_on(device: torch.device, images: np.ndarray, input_range: tuple[float, float]) -> torch.Tensor:
+    """Images uint8 (N, H, W, 3) as network input (N, 3, H, W) there: bytes are sent, a quarter of what they become."""
+    return to_input(torch.from_numpy(np.ascontiguousarray(images)).to(device), input_range)
 
 
 def averaged(predict: Predictor, symmetries: Symmetries, targets: Targets = "classes") -> Predictor:
