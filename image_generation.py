@@ -69,8 +69,8 @@ class Settings:
 
 def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampler) -> list[int]:
     """The numbers of the images still to be made; `InputError` where the folder holds images of another run."""
+    checkpoint = str(generator.path.resolve())  # said, but not asked: a run may be moved
     identity = {
-        "checkpoint": str(generator.path.resolve()),
         "weights": hashlib.sha256(generator.path.read_bytes()).hexdigest(),
         "epoch": generator.epoch,
         "seed": settings.seed,
@@ -79,14 +79,17 @@ def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampl
         "steps": sampler.steps,
         "eta": sampler.eta,
         "clamp": sampler.clamp is not None,
+        "kind of device": generator.devices.device.type,  # of one seed it draws noise of its own
     }
     record = settings.output / "settings.json"
     if record.is_file():
         before_there_was_a_choice = {"sampler": "ancestral", "steps": generator.diffusion.timesteps, "eta": 0.0}
-        before_there_was_a_choice |= {"clamp": False, "weights": identity["weights"]}
         earlier = read_json(record)
         if not isinstance(earlier, dict) or "checkpoint" not in earlier:
             raise InputError(f"{settings.output} holds files of something else: choose another --output")
+        before_there_was_a_choice |= {"clamp": False, "kind of device": identity["kind of device"]}
+        if earlier["checkpoint"] == checkpoint:
+            before_there_was_a_choice["weights"] = identity["weights"]
         earlier = {**before_there_was_a_choice, **earlier}
         if changed := [k for k in identity if earlier.get(k) != identity[k]]:
             name = changed[0]
@@ -96,7 +99,7 @@ def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampl
             )
     elif holds_files(settings.output):
         raise InputError(f"{settings.output} holds files of something else: choose another --output")
-    write_json(record, {**plain(settings), **identity})
+    write_json(record, {**plain(settings), "checkpoint": checkpoint, **identity})
     return [i for i in range(settings.count) if not (settings.output / f"image_{i}.png").is_file()]
 
 

@@ -221,3 +221,17 @@ def test_images_of_other_weights_of_the_same_path_are_refused(generation):
     checkpoint.save(Path(generation.pretrained), content)
     with pytest.raises(InputError, match="made with another weights"):
         image_generation.main(generation)
+
+
+def test_a_run_may_be_moved_and_its_device_may_not_change(generation, tmp_path, capsys):
+    """Of one seed a GPU draws other noise than a CPU."""
+    image_generation.main(replace(generation, count=1))
+    moved = Path(generation.pretrained).rename(tmp_path / "moved.pth")
+    generation = replace(generation, pretrained=str(moved), count=2)
+    image_generation.main(generation)
+    assert "1 of 2 images are there already" in capsys.readouterr().out
+    record = generation.output / "settings.json"
+    assert read_json(record)["checkpoint"] == str(moved)
+    write_json(record, {**read_json(record), "kind of device": "cuda"})
+    with pytest.raises(InputError, match=r"made with another kind of device \(cuda, now cpu\)"):
+        image_generation.main(generation)
