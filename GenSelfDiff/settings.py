@@ -80,7 +80,8 @@ class TrainingSettings:
     seed: int = SPLIT_SEED
     """of initial weights, order, augmentation, steps and noise"""
     save_minutes: float = 10.0
-    """minutes between checkpoints inside an epoch; there is one after every epoch in any case"""
+    """minutes between checkpoints at most; there is one after every epoch, too, unless writing them would take over a
+    tenth of the time"""
     fresh: bool = False
     """start over: an existing run of this name is replaced instead of continued"""
 
