@@ -125,7 +125,7 @@ def _doubts(
     pixel = working**2 if working else None
     usual = network.instances if method in MAPS else method
     found = Found(areas=objects.area[1:] * (pixel or math.nan), share=share, nuclei=usual == "watershed")
-    return doubts(image.mpp, network.mpp, found)
+    return doubts(image.mpp, network.mpp, found, network.downscale)
 
 
 def scale_of(
