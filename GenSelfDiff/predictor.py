@@ -15,7 +15,7 @@ import torch
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_input
-from GenSelfDiff.devices import InPrecision, Precision, autocast, set_up_alone
+from GenSelfDiff.devices import Devices, InPrecision, Precision, autocast, set_up_alone
 from GenSelfDiff.instances import InstanceMethod
 from GenSelfDiff.networks import load_segmentation
 from GenSelfDiff.targets import MAPS, Targets, said, turned_back
@@ -147,7 +147,7 @@ def load(settings: PredictorSettings) -> TrainedPredictor:
             "epoch": loaded["epoch"],
             "validation loss": float(loaded["loss"]) if math.isfinite(loaded["loss"]) else None,
             "parameters": sum(p.numel() for p in network.parameters()),
-            "computed on": str(devices),
+            "computed on": str(Devices(devices.device)),  # on one, also where several are visible
         },
     )
 
