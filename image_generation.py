@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from file_contents import DataSet
 from GenSelfDiff.devices import Precision, check_precision, set_up_alone
 from GenSelfDiff.samplers import Sampler, SamplerName
 from GenSelfDiff.synthesis.image_distance import compare, read_images, real_patches
@@ -122,6 +123,14 @@ def generate(settings: Settings, generator: ImageGenerator) -> None:
                 write_png(settings.output / f"image_{i}.png", image)
 
 
+def note_other_tissue(settings: Settings, generator: ImageGenerator) -> None:
+    """Say so where the real patches are not of the data sets that the network was trained on, as far as is known."""
+    compared = {DataSet.read(root).described for root in settings.data if (root / "dataset.json").is_file()}
+    if compared and generator.data_sets and compared != set(generator.data_sets):
+        trained, real = (", ".join(sorted(names)) for names in (generator.data_sets, compared))
+        print(f"note: the network was trained on {trained}, its images are compared with {real}: --data names others")
+
+
 def main(settings: Settings) -> None:
     """Generate, then draw the contact sheet and compare with real patches."""
     at_least(settings, count=1, batch_size=1, seed=0)
@@ -131,6 +140,7 @@ def main(settings: Settings) -> None:
     check_precision(settings.precision, devices.device)
     generator = ImageGenerator(settings.pretrained, devices)
     real = real_patches(settings.data, generator.size)
+    note_other_tissue(settings, generator)
     with write_together(settings.output):
         generate(settings, generator)
         finish(settings, generator, real)

@@ -54,7 +54,13 @@ def test_images_table_and_contact_sheet(generation, tmp_path, capsys):
     assert distance.index.tolist() == ["generated", "other real"]
     assert distance.columns.tolist() == ["16 px", "mean", "mean, real scale"]
     assert (distance.loc["generated"] > distance.loc["other real"]).all()  # two steps of training: noise
-    assert str(generation.output) in capsys.readouterr().out.splitlines()[-1]
+    printed = capsys.readouterr().out
+    assert str(generation.output) in printed.splitlines()[-1] and "note: the network was trained" not in printed
+    other = {**read_json(generation.data[0] / "dataset.json"), "name": "other"}
+    write_json(generation.data[0] / "dataset.json", other)
+    image_generation.main(generation)
+    said = "note: the network was trained on tiny (paper), its images are compared with other (paper): --data names"
+    assert said in capsys.readouterr().out
 
 
 def test_going_on_gives_what_one_go_gives(generation, tmp_path, capsys):
