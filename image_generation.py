@@ -61,7 +61,7 @@ class Settings:
     """keep the image that each step foresees in the range of images: weak networks then do not diverge; if not given,
     with ddim and dpm-solver++ and for networks of the recipe improved, and not as published"""
     precision: Precision = "float32"
-    """float32, tf32 (on GPUs: convolutions rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
+    """float32, tf32 (on GPUs: products rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
     device: str = "auto"
     """auto, cpu, cuda (all visible GPUs) or cuda:N"""
     seed: int = SPLIT_SEED

@@ -63,7 +63,7 @@ class PredictorSettings:
     batch_size: int = 8
     """images at a time"""
     precision: Precision = "float32"
-    """float32, tf32 (on GPUs: convolutions rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
+    """float32, tf32 (on GPUs: products rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
 

@@ -64,7 +64,7 @@ class TrainingSettings:
     quarter_turns: bool = False
     """rotate patches by multiples of 90 degrees, beside the flips"""
     precision: Precision = "float32"
-    """float32, tf32 (on GPUs: convolutions rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
+    """float32, tf32 (on GPUs: products rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
     checkpoint_activations: bool = False
     """less memory for more time: keep only what goes in and out of each block, compute the rest again"""
     compile: bool = False

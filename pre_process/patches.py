@@ -243,7 +243,7 @@ def write_data_set(
 
 
 def _splits(folder: str, sources: list[SourceImage], settings: PatchSettings) -> list[str]:
-    """The split of each source image: outside test/, some are held out for validation, if not said otherwise 10 %."""
+    """The split of each source image: outside test/, some are held out; if not said otherwise a tenth, rounded up."""
     if folder == "test":
         return [source.test_split for source in sources]
     share = 0.9
