@@ -4,15 +4,17 @@ The meta device has shapes and no numbers: whoever asks it for one gets an error
 """
 
 import typing
+from functools import partial
 
 import pytest
 import torch
 
 from GenSelfDiff.averaged_weights import AveragedWeights
-from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.downstream_train import Diff_Seg, pixel_classifier
 from GenSelfDiff.downstream_train.losses import LossName
+from GenSelfDiff.feature_net import FeatureNet
 from GenSelfDiff.history import MetricMeans
-from GenSelfDiff.methods import context_restoration, masked_images, simclr, variational_autoencoder
+from GenSelfDiff.methods import context_restoration, masked_images, monai_networks, simclr, variational_autoencoder
 from GenSelfDiff.methods.attention import SS_attention
 from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification
 from GenSelfDiff.methods.context_restoration import ContextRestoration
@@ -44,6 +46,10 @@ def attention(**changes):
     return SS_attention.build_network(SS_attention.Settings(dim=8, classifier="small", **changes), 0.2, None).to(META)
 
 
+def monai(name):
+    return monai_networks.MonaiSegmentation(("ss", "focal")), monai_networks.MonaiNet(name, 8, 3).to(META)
+
+
 STAGES = {
     "attention": lambda: (
         Magnification(3, dict.fromkeys(("smoothness", "equivariance", "scale"), 1.0), **PICTURES),
@@ -54,6 +60,11 @@ STAGES = {
     "border": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "border"), SegNet(8, 4).to(META)),
     "hv": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "hv"), SegNet(8, 5).to(META)),
     "finetune": lambda: (Diff_Seg.Segmentation(ALL_LOSSES), SegNet(8, 3).to(META)),
+    "features": lambda: (
+        pixel_classifier.PixelClassification(),
+        FeatureNet(DiffusionNet(8).net, 3, (5, 50), ("mid", "last"), 2, (4, 4)).to(META),
+    ),
+    **{f"monai {name}": partial(monai, name) for name in typing.get_args(monai_networks.NetworkName)},
     "context": lambda: (ContextRestoration(context_restoration.Settings(part=4)), SegNet(8, 3).to(META)),
     "masked": lambda: (MaskedImages(masked_images.Settings(block=4)), SegNet(8, 3).to(META)),
     "vae": lambda: (LowerBound(variational_autoencoder.Settings()), AutoEncoder(8, 4, 0).to(META)),
