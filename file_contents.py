@@ -144,6 +144,11 @@ class DataSet:
     downscale: float = 1.0
     """how many times smaller the patches are than the images they are of, in each direction"""
 
+    @property
+    def described(self) -> str:
+        """In a few words, as a checkpoint of pre-training has it under "data_sets"."""
+        return f"{self.name} ({self.protocol})"
+
     @classmethod
     def read(cls, root: Path) -> "DataSet":
         """Read `root/dataset.json`; `InputError` for what preprocess.py would not write."""

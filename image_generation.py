@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from file_contents import DataSet
 from GenSelfDiff.devices import Precision, check_precision, set_up_alone
 from GenSelfDiff.samplers import Sampler, SamplerName
 from GenSelfDiff.synthesis.image_distance import compare, read_images, real_patches
@@ -60,7 +61,7 @@ class Settings:
     """keep the image that each step foresees in the range of images: weak networks then do not diverge; if not given,
     with ddim and dpm-solver++ and for networks of the recipe improved, and not as published"""
     precision: Precision = "float32"
-    """float32, tf32 (on GPUs: convolutions rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
+    """float32, tf32 (on GPUs: products rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
     device: str = "auto"
     """auto, cpu, cuda (all visible GPUs) or cuda:N"""
     seed: int = SPLIT_SEED
@@ -69,8 +70,8 @@ class Settings:
 
 def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampler) -> list[int]:
     """The numbers of the images still to be made; `InputError` where the folder holds images of another run."""
+    checkpoint = str(generator.path.resolve())  # said, but not asked: a run may be moved
     identity = {
-        "checkpoint": str(generator.path.resolve()),
         "weights": hashlib.sha256(generator.path.read_bytes()).hexdigest(),
         "epoch": generator.epoch,
         "seed": settings.seed,
@@ -79,14 +80,17 @@ def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampl
         "steps": sampler.steps,
         "eta": sampler.eta,
         "clamp": sampler.clamp is not None,
+        "kind of device": generator.devices.device.type,  # of one seed it draws noise of its own
     }
     record = settings.output / "settings.json"
     if record.is_file():
         before_there_was_a_choice = {"sampler": "ancestral", "steps": generator.diffusion.timesteps, "eta": 0.0}
-        before_there_was_a_choice |= {"clamp": False, "weights": identity["weights"]}
         earlier = read_json(record)
         if not isinstance(earlier, dict) or "checkpoint" not in earlier:
             raise InputError(f"{settings.output} holds files of something else: choose another --output")
+        before_there_was_a_choice |= {"clamp": False, "kind of device": identity["kind of device"]}
+        if earlier["checkpoint"] == checkpoint:
+            before_there_was_a_choice["weights"] = identity["weights"]
         earlier = {**before_there_was_a_choice, **earlier}
         if changed := [k for k in identity if earlier.get(k) != identity[k]]:
             name = changed[0]
@@ -96,7 +100,7 @@ def prepare_output(settings: Settings, generator: ImageGenerator, sampler: Sampl
             )
     elif holds_files(settings.output):
         raise InputError(f"{settings.output} holds files of something else: choose another --output")
-    write_json(record, {**plain(settings), **identity})
+    write_json(record, {**plain(settings), "checkpoint": checkpoint, **identity})
     return [i for i in range(settings.count) if not (settings.output / f"image_{i}.png").is_file()]
 
 
@@ -119,6 +123,14 @@ def generate(settings: Settings, generator: ImageGenerator) -> None:
                 write_png(settings.output / f"image_{i}.png", image)
 
 
+def note_other_tissue(settings: Settings, generator: ImageGenerator) -> None:
+    """Say so where the real patches are not of the data sets that the network was trained on, as far as is known."""
+    compared = {DataSet.read(root).described for root in settings.data if (root / "dataset.json").is_file()}
+    if compared and generator.data_sets and compared != set(generator.data_sets):
+        trained, real = (", ".join(sorted(names)) for names in (generator.data_sets, compared))
+        print(f"note: the network was trained on {trained}, its images are compared with {real}: --data names others")
+
+
 def main(settings: Settings) -> None:
     """Generate, then draw the contact sheet and compare with real patches."""
     at_least(settings, count=1, batch_size=1, seed=0)
@@ -128,6 +140,7 @@ def main(settings: Settings) -> None:
     check_precision(settings.precision, devices.device)
     generator = ImageGenerator(settings.pretrained, devices)
     real = real_patches(settings.data, generator.size)
+    note_other_tissue(settings, generator)
     with write_together(settings.output):
         generate(settings, generator)
         finish(settings, generator, real)

@@ -45,6 +45,7 @@ SHEET = SHEET_COLUMNS**2  # images on it
 DPI = 120  # of figures
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # by content, whatever the name: an EPS would start Ghostscript
+TURNED = "its EXIF data want it turned: it is read as stored"  # a remark on an image
 MOST_CLASSES = 256  # class maps are written as 8-bit images
 LARGEST = 2**32 - 1  # of whole numbers in settings: that of NumPy's seeds
 OS_TROUBLE = {
@@ -293,7 +294,7 @@ def remarks(image: Image.Image) -> list[str]:
         found.append(f"has {pages} pages: the first is read")
     with contextlib.suppress(Exception):  # of damaged EXIF data nothing is known
         if image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1):
-            found.append("its EXIF data want it turned: it is read as stored")
+            found.append(TURNED)
     return found
 
 

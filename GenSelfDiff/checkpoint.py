@@ -83,6 +83,7 @@ FIELDS = {
     "downscale": number(1, 1e3),
     "instances": optional(one_of("watershed", "components")),
     "contents": TEXTS,
+    "data_sets": TEXTS,
 }
 """What is looked at in every checkpoint, whatever network it is of, where it is there."""
 SETTINGS = {

@@ -88,14 +88,24 @@ class InPrecision(nn.Module):
         super().__init__()
         check_precision(precision, next(model.parameters()).device)
         self.model, self.precision = model, precision
-        # PyTorch rounds convolutions to TF32 by itself: float32 means float32 here.
-        rounding = "tf32" if precision == "tf32" else "ieee"
-        torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = rounding
+        round_to_tf32(precision == "tf32")
 
     def forward(self, x: Tensor, *arguments: Tensor) -> Any:
         """As the network's."""
         with autocast(x.device, self.precision):
             return _as_float32(self.model(x, *arguments))
+
+
+def round_to_tf32(rounded: bool) -> None:
+    """Whether GPUs round float32 to TF32 in convolutions and matrix products, for the whole process.
+
+    PyTorch rounds convolutions by itself. It has two sets of flags: `torch.compile` reads the older one, which raises
+    where it does not fit the newer one. So both are set, the older first, as it writes to the newer.
+    """
+    torch.set_float32_matmul_precision("high" if rounded else "highest")
+    torch.backends.cudnn.allow_tf32 = rounded
+    precision = "tf32" if rounded else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = precision
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

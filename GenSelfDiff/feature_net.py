@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,6 @@ from GenSelfDiff.unet import BLOCKS, Unet
 from GenSelfDiff.unet_checkpoint import LAST_CONVOLUTION, dim_of, fill, matrix
 from utils_general import MOST_CLASSES, InputError
 
-Block = Literal["down0", "down1", "down2", "down3", "mid", "up0", "up1", "up2", "last"]
 LARGEST = 4096  # members, widths
 DESCRIBED = {
     "noise_levels": Wanted("a list of steps t", lambda v: _numbers(v, 0, 10**6)),

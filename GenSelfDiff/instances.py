@@ -1,8 +1,8 @@
 """From class maps to instances: which pixels of a class belong to the same nucleus or gland."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 from scipy.ndimage import (
@@ -26,19 +26,33 @@ LEVELLED = 1.0  # deviation in pixels of the Gaussian on edges that objects are 
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceSettings:
-    """How class maps become instances."""
+    """How class maps become instances; what is in pixels is of images before they were reduced (--downscale)."""
 
     instances: Literal["auto", "components", "watershed"] = "auto"
     """connected components, watershed on the distance transform (touching nuclei), or what the network was trained for:
     by its border or hv maps, if it has any (--targets), else what dataset.json says"""
     minimum_area: int = 30
-    """pixels; smaller objects are specks: of MoNuSeg's nuclei at 40x, 0.1 % are smaller (the border's not counted)"""
+    """pixels before any --downscale; smaller objects are specks: of MoNuSeg's nuclei at 40x, 0.1 % are smaller (the
+    border's not counted)"""
     peak_distance: int = 6
-    """watershed: pixels between the centres of two objects at least; about the radius of a small nucleus at 40x"""
+    """watershed: pixels before any --downscale between the centres of two objects at least; about the radius of a small
+    nucleus at 40x"""
     largest_hole: int = 200
-    """all but components: pixels; larger holes stay open: tissue that touching nuclei surround, not a pale nucleus"""
+    """all but components: pixels before any --downscale; larger holes stay open: tissue that touching nuclei surround,
+    not a pale nucleus"""
     smoothing: float = 1.5
-    """watershed: deviation in pixels of the Gaussian that keeps a ragged outline from splitting an object"""
+    """watershed: deviation in pixels, before any --downscale, of the Gaussian that keeps a ragged outline from
+    splitting an object"""
+
+    def reduced(self, factor: float) -> Self:
+        """The same limits in pixels of images made `factor` times smaller: lengths by it, areas by its square."""
+        return replace(
+            self,
+            minimum_area=math.ceil(self.minimum_area / factor**2),
+            largest_hole=math.floor(self.largest_hole / factor**2),
+            peak_distance=max(1, round(self.peak_distance / factor)),
+            smoothing=self.smoothing / factor,
+        )
 
 
 def to_instances(

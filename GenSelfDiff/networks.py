@@ -43,21 +43,31 @@ class TrainedMethod(NamedTuple):
     """(checkpoint, its path) -> `Start`: what Diff_Seg.py begins with"""
     training: str = "fine-tuning"
     """what a report calls the training of what segments"""
+    trained: str = "Fine-tuned"
+    """how it begins the sentence about a network that was trained so"""
 
 
 METHODS: dict[str, TrainedMethod] = {
     "pretrain": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:diffusion_start"),
     "finetune": TrainedMethod(segments="GenSelfDiff.unet_checkpoint:segmentation_net"),
-    "features": TrainedMethod(segments="GenSelfDiff.feature_net:segmenting_features"),
+    "features": TrainedMethod(
+        segments="GenSelfDiff.feature_net:segmenting_features",
+        training="training of classifiers",
+        trained="Classifiers on features of a frozen network,",
+    ),
     "context": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
     "masked": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
     "stain": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:unet_start"),
     "vae": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
     "simclr": TrainedMethod(starts="GenSelfDiff.unet_checkpoint:encoder_start"),
     "attention": TrainedMethod(
-        segments="GenSelfDiff.methods.attention.segmenting:segmenting", training="self-supervision"
+        segments="GenSelfDiff.methods.attention.segmenting:segmenting",
+        training="self-supervision",
+        trained="Learnt without labels",
     ),
-    "monai": TrainedMethod(segments="GenSelfDiff.methods.monai_networks:segmenting"),
+    "monai": TrainedMethod(
+        segments="GenSelfDiff.methods.monai_networks:segmenting", training="training", trained="Trained from scratch"
+    ),
     "structures": TrainedMethod(),  # of Nudiff; see methods/nudiff/generators.py
     "images": TrainedMethod(),
 }

@@ -133,7 +133,9 @@ class Patches:
         self.folder = Path(folder)
         self.labelled = labelled
         if not self.folder.is_dir():
-            raise InputError(f"folder {self.folder} does not exist: run the data set's preprocess.py, or mend the path")
+            raise InputError(
+                f"folder {self.folder} does not exist: run the data set's preprocess.py, or name those you have, --data"
+            )
         kind = IndexedLayout if (self.folder / "index.csv").is_file() else ReleasedLayout
         self.layout: Layout = kind(self.folder, labelled)
         self.index, self.data_set = self.layout.index, self.layout.data_set

@@ -15,7 +15,7 @@ import torch
 
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import to_input
-from GenSelfDiff.devices import InPrecision, Precision, autocast, set_up_alone
+from GenSelfDiff.devices import Devices, InPrecision, Precision, autocast, set_up_alone
 from GenSelfDiff.instances import InstanceMethod
 from GenSelfDiff.networks import load_segmentation
 from GenSelfDiff.targets import MAPS, Targets, said, turned_back
@@ -63,7 +63,7 @@ class PredictorSettings:
     batch_size: int = 8
     """images at a time"""
     precision: Precision = "float32"
-    """float32, tf32 (on GPUs: convolutions rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
+    """float32, tf32 (on GPUs: products rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
 
@@ -147,7 +147,7 @@ def load(settings: PredictorSettings) -> TrainedPredictor:
             "epoch": loaded["epoch"],
             "validation loss": float(loaded["loss"]) if math.isfinite(loaded["loss"]) else None,
             "parameters": sum(p.numel() for p in network.parameters()),
-            "computed on": str(devices),
+            "computed on": str(Devices(devices.device)),  # on one, also where several are visible
         },
     )
 
@@ -164,8 +164,7 @@ def network_predictor(
 
     @torch.inference_mode()
     def predict_batch(images: np.ndarray) -> np.ndarray:
-        x = torch.stack([to_input(image, input_range) for image in np.ascontiguousarray(images)]).to(device)
-        return said(model(x), targets).cpu().numpy()
+        return said(model(_input_on(device, images, input_range)), targets).cpu().numpy()
 
     predict_averaged = averaged(predict_batch, settings.tta, targets)
 
@@ -185,12 +184,17 @@ def fitted_predictor(
 
     def for_image(images: np.ndarray) -> Predictor:
         starts = range(0, len(images), settings.batch_size)
-        batches = (to_input(images[i : i + settings.batch_size].copy(), input_range).to(device) for i in starts)
+        batches = (_input_on(device, images[i : i + settings.batch_size], input_range) for i in starts)
         with autocast(device, settings.precision):  # fitted to what it will say
             fitted = network.for_image(batches)
         return network_predictor(fitted, input_range, settings, targets)
 
     return for_image
+
+
+def _input_on(device: torch.device, images: np.ndarray, input_range: tuple[float, float]) -> torch.Tensor:
+    """Images uint8 (N, H, W, 3) as network input (N, 3, H, W) there: bytes are sent, a quarter of what they become."""
+    return to_input(torch.from_numpy(np.ascontiguousarray(images)).to(device), input_range)
 
 
 def averaged(predict: Predictor, symmetries: Symmetries, targets: Targets = "classes") -> Predictor:

@@ -62,11 +62,11 @@ class Sampler:
 def sample(
     diffusion: GaussianDiffusion, model: nn.Module, size: int, seeds: list[int], sampler: Sampler = Sampler()
 ) -> Steps:
-    """Draw one image a seed: yields (t, x) after every step, x (B, 3, size, size) in [-1, 1].
+    """Draw one image a seed: yields (t, x) after every step, x (B, 3, size, size) in the model's input range.
 
     `model` says the noise in x_t (B, 3, size, size) at the steps t (B,). Every image draws from a generator of its own,
-    so it does not depend on the others in its batch. The last x can leave [-1, 1] a little: clamp it before it becomes
-    a picture.
+    so it does not depend on the others in its batch. The last x can leave that range a little: clamp it before it
+    becomes a picture.
     """
     device = diffusion.betas.device
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]

@@ -64,7 +64,7 @@ class TrainingSettings:
     quarter_turns: bool = False
     """rotate patches by multiples of 90 degrees, beside the flips"""
     precision: Precision = "float32"
-    """float32, tf32 (on GPUs: convolutions rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
+    """float32, tf32 (on GPUs: products rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
     checkpoint_activations: bool = False
     """less memory for more time: keep only what goes in and out of each block, compute the rest again"""
     compile: bool = False
@@ -80,7 +80,8 @@ class TrainingSettings:
     seed: int = SPLIT_SEED
     """of initial weights, order, augmentation, steps and noise"""
     save_minutes: float = 10.0
-    """minutes between checkpoints inside an epoch; there is one after every epoch in any case"""
+    """minutes between checkpoints at most; there is one after every epoch, too, unless writing them would take over a
+    tenth of the time"""
     fresh: bool = False
     """start over: an existing run of this name is replaced instead of continued"""
 

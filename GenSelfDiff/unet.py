@@ -6,7 +6,7 @@ first convolution 42, then 64, 128, 256, 512 at full, 1/2, 1/4 and 1/8 resolutio
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -162,7 +162,8 @@ class Residual(nn.Module):
 
 
 NARROWEST = 16  # width of a network that predicts noise: a multiple of 8 that holds the 12 numbers of 2x2 pixels
-BLOCKS = ("down0", "down1", "down2", "down3", "mid", "up0", "up1", "up2", "last")
+BlockName = Literal["down0", "down1", "down2", "down3", "mid", "up0", "up1", "up2", "last"]
+BLOCKS: tuple[BlockName, ...] = get_args(BlockName)
 """Whose activations can be asked for, from input to output; "last" is `final_conv`'s, at full resolution"""
 Modulations = dict[str, tuple[Tensor, ...]]
 """What a condition says, by the names of the U-Net's `ResnetBlock`s behind its encoder; see there"""

@@ -21,23 +21,17 @@ from torch import Tensor, nn
 
 from benchmarks.training_cases import GRAPH
 from benchmarks.training_networks import NETWORKS, TIMESTEPS, Job, work
-from GenSelfDiff.devices import keep_freed_memory
+from GenSelfDiff.devices import keep_freed_memory, round_to_tf32
 
 Inputs = tuple[Tensor, ...]  # images, steps, noise
 
 WARM_UP = 3  # steps on a GPU that are not timed: kernels are chosen, or compiled, in them
 
 
-def float32_means(job: Job) -> None:
-    """On a GPU PyTorch rounds convolutions to TF32 by itself; here only where that is asked for."""
-    rounding = "tf32" if "tf32" in job.switches else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = rounding
-
-
 def training_step(job: Job) -> Callable[[], None]:
     """The step to be timed: draw noise and steps, forward, backward, Adam."""
     device = torch.device(job.device)
-    float32_means(job)
+    round_to_tf32("tf32" in job.switches)
     module, loss = NETWORKS[job.network](job)
     module.to(device)
     graph = GRAPH in job.switches
@@ -85,7 +79,7 @@ def captured(compute: Callable[..., None], draw: Callable[[], Inputs]) -> Callab
 
 def convolution(job: Job) -> Callable[[], None]:
     """The ceiling: a large 3x3 convolution, forward, nothing else."""
-    float32_means(job)
+    round_to_tf32("tf32" in job.switches)
     dtype = torch.bfloat16 if "bfloat16" in job.switches else torch.float32
     layer = nn.Conv2d(job.dim, job.dim, 3, padding=1, bias=False)
     layer.to(job.device, dtype, memory_format=torch.channels_last)

@@ -48,7 +48,7 @@ class PatchSettings:
     stride: int = 64
     """pixels from one patch to the next"""
     test_stride: int | None = None
-    """the same of the patches in test/; as `stride` if not given"""
+    """the same of the patches in test/, all of which of one image a test holds in memory; as `stride` if not given"""
     border_windows: bool | None = None
     """add patches flush with the right and bottom border where the windows would leave a rest of the image unused; if
     not given, with the protocol official, whose figures are of whole images, and not with the paper's"""
@@ -243,7 +243,7 @@ def write_data_set(
 
 
 def _splits(folder: str, sources: list[SourceImage], settings: PatchSettings) -> list[str]:
-    """The split of each source image: outside test/, some are held out for validation, if not said otherwise 10 %."""
+    """The split of each source image: outside test/, some are held out; if not said otherwise a tenth, rounded up."""
     if folder == "test":
         return [source.test_split for source in sources]
     share = 0.9

@@ -54,7 +54,13 @@ def test_images_table_and_contact_sheet(generation, tmp_path, capsys):
     assert distance.index.tolist() == ["generated", "other real"]
     assert distance.columns.tolist() == ["16 px", "mean", "mean, real scale"]
     assert (distance.loc["generated"] > distance.loc["other real"]).all()  # two steps of training: noise
-    assert str(generation.output) in capsys.readouterr().out.splitlines()[-1]
+    printed = capsys.readouterr().out
+    assert str(generation.output) in printed.splitlines()[-1] and "note: the network was trained" not in printed
+    other = {**read_json(generation.data[0] / "dataset.json"), "name": "other"}
+    write_json(generation.data[0] / "dataset.json", other)
+    image_generation.main(generation)
+    said = "note: the network was trained on tiny (paper), its images are compared with other (paper): --data names"
+    assert said in capsys.readouterr().out
 
 
 def test_going_on_gives_what_one_go_gives(generation, tmp_path, capsys):
@@ -220,4 +226,18 @@ def test_images_of_other_weights_of_the_same_path_are_refused(generation):
     content["model_state_dict"] = {name: 2 * value for name, value in content["model_state_dict"].items()}
     checkpoint.save(Path(generation.pretrained), content)
     with pytest.raises(InputError, match="made with another weights"):
+        image_generation.main(generation)
+
+
+def test_a_run_may_be_moved_and_its_device_may_not_change(generation, tmp_path, capsys):
+    """Of one seed a GPU draws other noise than a CPU."""
+    image_generation.main(replace(generation, count=1))
+    moved = Path(generation.pretrained).rename(tmp_path / "moved.pth")
+    generation = replace(generation, pretrained=str(moved), count=2)
+    image_generation.main(generation)
+    assert "1 of 2 images are there already" in capsys.readouterr().out
+    record = generation.output / "settings.json"
+    assert read_json(record)["checkpoint"] == str(moved)
+    write_json(record, {**read_json(record), "kind of device": "cuda"})
+    with pytest.raises(InputError, match=r"made with another kind of device \(cuda, now cpu\)"):
         image_generation.main(generation)

@@ -32,8 +32,6 @@ class LabelledSettings(TrainingSettings):
         """Raise `InputError` for a setting that cannot work."""
         super().check()
         at_least(self, stain_jitter=0, draw_seed=0)
-        if self.draw_seed >= 2**32:
-            raise InputError(f"--draw-seed is {self.draw_seed}: at most {2**32 - 1} is possible")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,12 +24,12 @@ from GenSelfDiff.course import RateGroup
 from GenSelfDiff.data import PRETRAINING_RANGE
 from GenSelfDiff.devices import set_up
 from GenSelfDiff.downstream_train.labelled import LabelledData, TransferSettings, dice_sums
-from GenSelfDiff.feature_net import DESCRIBED, Block, FeatureNet, agreed, segmenting_features
+from GenSelfDiff.feature_net import DESCRIBED, FeatureNet, agreed, segmenting_features
 from GenSelfDiff.history import MetricSums
 from GenSelfDiff.run_folder import RunFolder
 from GenSelfDiff.settings import SCRATCH, THESE, read_command_line
 from GenSelfDiff.training import Trainer, prepare_run
-from GenSelfDiff.unet import DiffusionNet, initialise
+from GenSelfDiff.unet import BlockName, DiffusionNet, initialise
 from GenSelfDiff.unet_checkpoint import check_dim, noise_network
 from utils_general import InputError, at_least, plain, run_script
 
@@ -58,7 +58,7 @@ class Settings(TransferSettings):
     input_range: tuple[float, float] = PRETRAINING_RANGE
     noise_levels: tuple[int, ...] = (50, 150, 250)
     """the steps t that images are given the noise of, and the network is told"""
-    blocks: tuple[Block, ...] = ("up0", "up1", "up2", "last")
+    blocks: tuple[BlockName, ...] = ("up0", "up1", "up2", "last")
     """whose activations are the features"""
     members: int = 10
     """networks of the ensemble, each from other initial weights"""

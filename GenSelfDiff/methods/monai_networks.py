@@ -12,7 +12,7 @@ Edit the defaults below, or pass them: `--name value`.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -35,7 +35,7 @@ from utils_general import MOST_CLASSES, InputError, run_script
 NetworkName = Literal["unet", "attention"]
 WIDTHS = (1, 2, 4, 8, 16)  # of each resolution in units of dim
 SIDE = 2 ** (len(WIDTHS) - 1)  # sides that can be halved so often
-DESCRIBED = {"network": one_of("unet", "attention"), "dim": whole(8, WIDEST)}
+DESCRIBED = {"network": one_of(*get_args(NetworkName)), "dim": whole(8, WIDEST)}
 """What its settings say of a network in a checkpoint."""
 
 

@@ -145,13 +145,16 @@ class NoisePrediction:
 def main(settings: Settings) -> None:
     """Check everything, build it, train."""
 
+    def build() -> DiffusionNet:
+        warn_if_narrow(settings.dim)  # once for all processes: here the others are silent
+        return DiffusionNet(settings.dim)
+
     def stage(size: int, device: torch.device) -> NoisePrediction:
         if settings.t_below is not None and settings.sample_every:
             print("no images are sampled: the network learns nothing of the steps from --t-below on")
         return NoisePrediction(settings, size, device)
 
-    warn_if_narrow(settings.dim)
-    pretrain(settings, lambda: DiffusionNet(settings.dim), stage)
+    pretrain(settings, build, stage)
 
 
 if __name__ == "__main__":

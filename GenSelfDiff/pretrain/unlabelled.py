@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from file_contents import DataSet
 from GenSelfDiff import networks
 from GenSelfDiff.augmentation import flips
 from GenSelfDiff.data import PRETRAINING_RANGE, PatchDataset, pretraining_folder
@@ -74,11 +73,6 @@ def pretrain(
     initialise(model, settings.initial_weights)
     networks.check_start(settings.stage, model, settings.dim)
     resolutions = {f.data_set.mpp for f in folders}
-    about = {"data_sets": [_described(f.data_set) for f in folders], "patch_size": training.size}
+    about = {"data_sets": [f.data_set.described for f in folders], "patch_size": training.size}
     about["mpp"] = resolutions.pop() if len(resolutions) == 1 else None  # of several, none is that of the network
     Trainer(stage(training.size, devices.device), model, settings, training, validation, devices, about).run()
-
-
-def _described(data_set: DataSet) -> str:
-    """A data set in a few words."""
-    return f"{data_set.name} ({data_set.protocol})"

@@ -1,6 +1,6 @@
 """What is still known of the training behind a checkpoint: its settings, its history, and those of its pre-training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,20 @@ class StageRecord:
     """as resolved by the run; empty for a published checkpoint"""
     history: pd.DataFrame | None
     """a row an epoch, as in `history.csv`; None where there is none"""
+    trained: str = "Fine-tuned"
+    """how a sentence about its network begins; as `networks.METHODS` says it"""
 
 
-def training_stages(path: Path, settings: dict[str, Any], name: str = "fine-tuning") -> list[StageRecord]:
+def training_stages(
+    path: Path, settings: dict[str, Any], name: str = "fine-tuning", trained: str = "Fine-tuned"
+) -> list[StageRecord]:
     """The runs that made the segmentation checkpoint at `path`, in their order.
 
-    The last is the one called `name`, of which the checkpoint holds the `settings` (a published one none); the
-    pre-training comes first where the settings name it and its folder is still there. What lies beside a checkpoint is
-    read only where the checkpoint has a name that a run gives.
+    The last is the one called `name`, of which the checkpoint holds the `settings` (a published one none), and with
+    whose network a sentence begins as `trained`; the pre-training comes first where the settings name it and its folder
+    is still there. What lies beside a checkpoint is read only where the checkpoint has a name that a run gives.
     """
-    last = _stage(name, path, settings)
+    last = replace(_stage(name, path, settings), trained=trained)
     pretrained = last.settings.get("pretrained", SCRATCH)
     if pretrained == SCRATCH or not isinstance(pretrained, str):
         return [last]

@@ -29,6 +29,7 @@ class ImageGenerator:
         self.diffusion = GaussianDiffusion(**process).to(devices.device)
         self.input_range = trained.get("input_range", PRETRAINING_RANGE)
         self.recipe = trained.get("recipe", "paper")
+        self.data_sets: list[str] = loaded.get("data_sets", [])  # as `DataSet.described`; empty where unknown
         self.size, self.epoch = loaded.get("patch_size", PATCH_SIZE), loaded["epoch"]
 
     def draw(

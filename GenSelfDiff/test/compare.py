@@ -20,7 +20,7 @@ from GenSelfDiff.comparison.results import MetricName, read_results, sections, s
 from GenSelfDiff.comparison.statistics import EXACT, LEVEL, NOT_TOLD, differences, estimates, fewest
 from GenSelfDiff.metrics import STANDARD
 from GenSelfDiff.report.tables import as_markdown, latex, markdown
-from output_folder import input_paths, replace_folder
+from output_folder import replace_folder
 from utils_general import RESULTS, InputError, at_least, run_script
 
 DIGITS = 3  # at most: an interval over some images tells no fourth
@@ -138,7 +138,8 @@ def main(settings: Settings) -> None:
         sizes[split] = len(sources)
     means, changes = pd.DataFrame(means), pd.DataFrame(changes)
     whole, of_whole = means[means.split == split], changes[changes.split == split]  # the last: of all images
-    with replace_folder(settings.output, "compare.csv", settings.overwrite, input_paths(settings)) as output:
+    read = [result.folder for result in results]
+    with replace_folder(settings.output, "compare.csv", settings.overwrite, read) as output:
         table.to_csv(output / "images.csv", index=False)
         means.to_csv(output / "compare.csv", index=False)
         changes.rename(columns={"mean": "difference"}).to_csv(output / "differences.csv", index=False)

@@ -58,7 +58,8 @@ def main(settings: Settings) -> None:
         raise InputError(
             f"{patches.folder} holds patches of {size} pixels; the network wants multiples of {SIDE_MULTIPLE}"
         )
-    windows, used = windows_of(network, settings), instance_method(settings, network.targets, network.instances)
+    windows, stage = windows_of(network, settings), METHODS[network.stage]
+    used = instance_method(settings, network.targets, network.instances)
     objects = instance_method(settings, network.targets, patches.data_set.instances)
     print(f"{network.path}: epoch {network.epoch}, validation loss {network.loss:.5f}; on {len(patches)} patches")
     if used != objects:
@@ -74,7 +75,7 @@ def main(settings: Settings) -> None:
         targets=network.targets,
         classes=network.classes,
         about=network.about,
-        stages=training_stages(network.path, network.training, METHODS[network.stage].training),
+        stages=training_stages(network.path, network.training, stage.training, stage.trained),
     )
     name = network.name + ("_val" if settings.split == "val" else "")
     run_test(settings, settings.output or RESULTS / name, patches, method)

@@ -23,14 +23,16 @@ class Found:
     """whether the objects are nuclei, whose size and number are known; glands are of any size"""
 
 
-def doubts(mpp: float | None, trained: float | None, found: Found) -> str | None:
+def doubts(mpp: float | None, trained: float | None, found: Found, downscale: float = 1.0) -> str | None:
     """What speaks against the results of an image in one line, None for nothing.
 
-    `mpp` is the image's resolution and `trained` that of the training, micrometres a pixel, None where unknown.
+    `mpp` is the image's resolution and `trained` that of the training, micrometres a pixel, None where unknown; the
+    training's images were reduced `downscale` times to it.
     """
     said = []
     if trained and mpp is None:
-        said.append(f"its resolution is unknown and taken for the training's {trained:g} micrometres a pixel")
+        own = trained / downscale
+        said.append(f"its resolution is unknown and taken for the training's {own:g} micrometres a pixel")
     elif trained and mpp > trained * DIFFERENT:
         said.append(f"{mpp:g} micrometres a pixel are coarser than the training's {trained:g}, detail is missing")
     if not len(found.areas):

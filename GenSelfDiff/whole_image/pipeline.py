@@ -54,7 +54,7 @@ OBJECT_PASSES = 3  # over the blocks, when objects are made: label, join, measur
 
 @dataclass(frozen=True, kw_only=True)
 class WholeImageSettings(WindowSettings, InstanceSettings):
-    """How whole images are segmented; what is in pixels is at the working resolution."""
+    """How whole images are segmented; windows and blocks are in pixels of the working resolution."""
 
     mpp: float | None = None
     """micrometres a pixel to work at; if not given that of the training, where it and the image's own are known"""
@@ -94,11 +94,11 @@ def segment_image(
         blocks = Blocks(state, view.height, view.width, settings.block_size)
         wanted, looked_at = _wanted(source, view, settings)
         _infer(view, blocks, network, windows_of(network, settings), wanted, name)
-        method = instance_method(network, settings)
+        method, limits = instance_method(network, settings), settings.reduced(network.downscale)
         image = ImageFacts(name=name, classes=network.classes, view=view, mpp=mpp)
         with _progress_bar(OBJECT_PASSES * len(blocks), "objects", "block") as bar:
-            label_blocks(blocks, method, settings, bar.update)
-            objects = join_blocks(blocks, method, settings.minimum_area, bar.update)
+            label_blocks(blocks, method, limits, bar.update)
+            objects = join_blocks(blocks, method, limits.minimum_area, bar.update)
             write_objects(blocks, objects, method, image, base, bar.update)
         Maps(blocks, objects, image, base).write(settings.probabilities)
         shares = _class_pixels(blocks, len(network.classes)) / (view.width * view.height)
@@ -125,7 +125,7 @@ def _doubts(
     pixel = working**2 if working else None
     usual = network.instances if method in MAPS else method
     found = Found(areas=objects.area[1:] * (pixel or math.nan), share=share, nuclei=usual == "watershed")
-    return doubts(image.mpp, network.mpp, found)
+    return doubts(image.mpp, network.mpp, found, network.downscale)
 
 
 def scale_of(

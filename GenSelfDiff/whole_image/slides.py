@@ -23,7 +23,16 @@ import tifffile
 from PIL import Image as PillowImage
 from scipy.ndimage import binary_dilation, uniform_filter
 
-from utils_general import IMAGE_EXTENSIONS, IMAGE_FORMATS, InputError, has_opacity, on_white, open_image, remarks
+from utils_general import (
+    IMAGE_EXTENSIONS,
+    IMAGE_FORMATS,
+    TURNED,
+    InputError,
+    has_opacity,
+    on_white,
+    open_image,
+    remarks,
+)
 
 EXTENSIONS = (*IMAGE_EXTENSIONS, ".svs", ".ndpi", ".scn", ".bif", ".mrxs")
 PLAUSIBLE = (0.02, 20.0)  # micrometres a pixel of a microscope; 72 or 300 dpi, written by programs unasked, are not
@@ -47,7 +56,6 @@ BACK = {
     7: PillowImage.Transpose.TRANSVERSE,
     8: PillowImage.Transpose.ROTATE_270,
 }
-TURNED = "its EXIF data want it turned: it is read as stored"
 MICROMETRE = {"um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0, "mm": 1e3, "nm": 1e-3}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said here, in one line

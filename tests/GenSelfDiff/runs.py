@@ -17,7 +17,8 @@ import pandas as pd
 import torch
 
 from GenSelfDiff import checkpoint
-from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.downstream_train import Diff_Seg, pixel_classifier
+from GenSelfDiff.methods import monai_networks
 from GenSelfDiff.methods.attention import SS_attention
 from GenSelfDiff.pretrain import SS_diff
 from utils_general import plain
@@ -27,7 +28,7 @@ SCRIPTS = {
     SS_diff.Settings: "GenSelfDiff/pretrain/SS_diff.py",
     Diff_Seg.Settings: "GenSelfDiff/downstream_train/Diff_Seg.py",
 }
-MAINS = {script.Settings: script.main for script in (SS_diff, Diff_Seg, SS_attention)}
+MAINS = {script.Settings: script.main for script in (SS_diff, Diff_Seg, SS_attention, pixel_classifier, monai_networks)}
 KILLED = -signal.SIGKILL
 
 

@@ -1,8 +1,9 @@
 """Which processes belong together, as the environment says it."""
 
 import pytest
+import torch
 
-from GenSelfDiff.devices import set_up, set_up_alone
+from GenSelfDiff.devices import round_to_tf32, set_up, set_up_alone
 from utils_general import InputError
 
 JOB = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -34,3 +35,13 @@ def test_a_script_for_one_process_says_so_under_torchrun(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="this script runs in one process"):
         set_up_alone("cpu")
+
+
+def test_both_sets_of_precision_flags_agree_and_can_be_read():
+    """`torch.compile` reads the older three; PyTorch raises where they contradict the newer two."""
+    for rounded in (True, False):  # float32 last: what all other tests want
+        round_to_tf32(rounded)
+        older = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+        newer = (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
+        assert older == (rounded, rounded) and newer == (("tf32" if rounded else "ieee"),) * 2
+        assert torch.get_float32_matmul_precision() == ("high" if rounded else "highest")

@@ -130,9 +130,10 @@ METHODS = {
         "draw_seed": (2, {"weights", "order"}),
         "checkpoint_activations": (True, {"refused"}),
     },
-    "structures": {"sample_every": (1, {"files"})},
+    "structures": {"sample_every": (1, {"files"}), "quarter_turns": (False, {"weights", "images"})},
     "images": {
         "sample_every": (1, {"files"}),
+        "quarter_turns": (False, {"weights", "images"}),
         "pretrained": ("pretraining", {"initial", "weights"}),
         "drop": (0.9, {"weights", "history"}),
         "unlabelled": (True, {"weights", "images"}),

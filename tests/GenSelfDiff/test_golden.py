@@ -60,9 +60,11 @@ def test_schedules(golden, schedule):
     # The released cosine betas are differences of float32 ratios near 1, off by up to 8e-5; ours come from float64.
     tolerance = 1e-4 if schedule == "cosine" else 1e-5
     assert_equal(diffusion.betas, golden[f"betas_{schedule}"], tolerance)
-    for name in ("alphas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_recip_alphas", "sqrt_alphas_cumprod",
-                 "sqrt_one_minus_alphas_cumprod", "posterior_variance"):  # fmt: skip
+    for name in ("sqrt_recip_alphas", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "posterior_variance"):
         assert_equal(getattr(diffusion, name), golden[f"{schedule}_{name}"], tolerance)
+    signal = torch.tensor(diffusion.signal_rates)  # [-1] is of x_0 itself, which comes before the first step
+    assert_equal(signal[:-1].square(), golden[f"{schedule}_alphas_cumprod"], tolerance)
+    assert_equal(signal[:-2].square(), golden[f"{schedule}_alphas_cumprod_prev"][1:], tolerance)
 
 
 def test_forward_process_and_p2_loss(golden):

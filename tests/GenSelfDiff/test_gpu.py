@@ -12,8 +12,9 @@ import image_generation
 from GenSelfDiff import training
 from GenSelfDiff.data import to_input
 from GenSelfDiff.devices import Devices, InPrecision
-from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.downstream_train import Diff_Seg, pixel_classifier
 from GenSelfDiff.keyed_random import keyed_normal, keyed_steps
+from GenSelfDiff.methods import monai_networks
 from GenSelfDiff.methods.attention import SS_attention
 from GenSelfDiff.methods.nudiff import synthesize, train_images, train_structures
 from GenSelfDiff.pretrain import SS_diff
@@ -56,6 +57,17 @@ def test_rounded_precisions_are_close_and_are_used(golden, precision, off):
     assert 1e-6 < distance < off
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_a_compiled_step(precision):
+    """In all precisions: the compiler reads PyTorch's flags of them."""
+    plain = InPrecision(DiffusionNet(8).to(GPU), precision)
+    x, t = torch.rand(2, 3, 32, 32, device=GPU), torch.tensor([3, 700], device=GPU)
+    compiled = torch.compile(plain)(x, t)
+    compiled.square().mean().backward()
+    assert torch.allclose(compiled, plain(x, t), rtol=0.1, atol=0.05)
+    assert all(p.grad.isfinite().all() for p in plain.parameters())
+
+
 def test_keys_draw_the_same_as_on_a_cpu():
     keys = torch.arange(6) * 7919
     assert torch.equal(keyed_steps(keys.to(GPU), 1000).cpu(), keyed_steps(keys, 1000))
@@ -88,7 +100,24 @@ def attention(tmp_path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("stage", ["pretraining", "finetuning", "attention"])
+def labelled(script, data, run, **own):
+    """Settings of a tiny run of another script on labels."""
+    shared = {"epochs": 2, "batch_size": 4, "dim": 8, "workers": 0, "initial_weights": "pytorch"}
+    return script.Settings(data=data, run_name=str(run), **shared | own)
+
+
+@pytest.fixture
+def features(tiny_data_set, tmp_path):
+    own = {"pretrained": "scratch", "noise_levels": (5, 50), "members": 2, "hidden": (4, 4)}
+    return labelled(pixel_classifier, tiny_data_set, tmp_path / "features", **own)
+
+
+@pytest.fixture
+def monai(tiny_data_set, tmp_path):
+    return labelled(monai_networks, tiny_data_set, tmp_path / "monai", network="attention")
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "finetuning", "attention", "features", "monai"])
 def test_a_step_waits_for_nothing(stage, request, monkeypatch):
     """PyTorch raises where a kernel's result is waited for; in the first step it may, while things are made."""
     settings = replace(request.getfixturevalue(stage), device="cuda:0", ema=0.9, clip=1.0, batch_size=2)

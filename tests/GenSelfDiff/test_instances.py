@@ -121,3 +121,12 @@ def test_tissue_that_touching_nuclei_surround_is_no_hole():
 def test_nothing_gives_nothing():
     for method in ("components", "watershed"):
         assert not to_instances(np.zeros((16, 16), int), method, SETTINGS).any()
+
+
+def test_limits_of_reduced_images():
+    """Lengths by the factor, areas by its square; what is a speck, and what a hole is filled, stays the same."""
+    settings = InstanceSettings(minimum_area=30, largest_hole=200, peak_distance=6, smoothing=1.5)
+    assert settings.reduced(1) == settings
+    few = settings.reduced(4)
+    assert (few.minimum_area, few.largest_hole, few.peak_distance, few.smoothing) == (2, 12, 2, 0.375)
+    assert settings.reduced(20).peak_distance == 1

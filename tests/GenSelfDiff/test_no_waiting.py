@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from GenSelfDiff.averaged_weights import AveragedWeights
-from GenSelfDiff.downstream_train import Diff_Seg
+from GenSelfDiff.downstream_train import Diff_Seg, pixel_classifier
 from GenSelfDiff.downstream_train.losses import LossName
+from GenSelfDiff.feature_net import FeatureNet
 from GenSelfDiff.history import MetricMeans
+from GenSelfDiff.methods import monai_networks
 from GenSelfDiff.methods.attention import SS_attention
 from GenSelfDiff.methods.attention.pretext import Haematoxylin, Magnification
 from GenSelfDiff.methods.nudiff import train_images, train_structures
@@ -51,6 +53,10 @@ def of_pretraining(method):
     return stage(16, META), build().to(META)
 
 
+def monai(name):
+    return monai_networks.MonaiSegmentation(("ss", "focal")), monai_networks.MonaiNet(name, 8, 3).to(META)
+
+
 STAGES = {
     **{method: partial(of_pretraining, method) for method in PRETRAININGS},
     "attention": lambda: (
@@ -62,6 +68,11 @@ STAGES = {
     "border": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "border"), SegNet(8, 4).to(META)),
     "hv": lambda: (Diff_Seg.Segmentation(("ss", "focal"), "hv"), SegNet(8, 5).to(META)),
     "finetune": lambda: (Diff_Seg.Segmentation(ALL_LOSSES), SegNet(8, 3).to(META)),
+    "features": lambda: (
+        pixel_classifier.PixelClassification(),
+        FeatureNet(DiffusionNet(8).net, 3, (5, 50), ("mid", "last"), 2, (4, 4)).to(META),
+    ),
+    **{f"monai {name}": partial(monai, name) for name in typing.get_args(monai_networks.NetworkName)},
     "structures": lambda: (
         train_structures.StructurePrediction(train_structures.Settings(), 16, META, 9.0),
         DiffusionNet(8).to(META),

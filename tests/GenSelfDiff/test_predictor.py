@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from GenSelfDiff import checkpoint, predictor
+from GenSelfDiff.devices import Devices
 from GenSelfDiff.networks import load_segmentation
 from GenSelfDiff.predictor import PredictorSettings, averaged
 from GenSelfDiff.unet import DiffusionNet, SegNet
@@ -121,6 +122,11 @@ def test_what_is_known_of_a_run(settings, tmp_path):
         "checkpoint": str(found.path), "epoch": 3, "validation loss": 0.5, "computed on": "CPU",
         "parameters": sum(p.numel() for p in SegNet(8, 2).parameters()),
     }  # fmt: skip
+
+
+def test_it_computes_on_one_of_several_gpus(settings, monkeypatch):
+    monkeypatch.setattr(predictor, "set_up_alone", lambda _: Devices(torch.device("cpu"), replicas=4))
+    assert predictor.load(settings).about["computed on"] == "CPU"
 
 
 def test_what_is_known_of_a_published_file(settings, tmp_path):

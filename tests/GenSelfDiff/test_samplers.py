@@ -39,7 +39,7 @@ def gaussian(diffusion, s):
     """The exact noise prediction where every pixel of x_0 is normal(0, s)."""
 
     def predict(x, t):
-        alphas_cumprod = diffusion.alphas_cumprod.double()[t].reshape(-1, 1, 1, 1)
+        alphas_cumprod = torch.tensor(diffusion.signal_rates, dtype=torch.float64)[t].square().reshape(-1, 1, 1, 1)
         return x * (1 - alphas_cumprod).sqrt() / (alphas_cumprod * s**2 + 1 - alphas_cumprod)
 
     return predict

@@ -25,7 +25,7 @@ from GenSelfDiff.downstream_train import Diff_Seg
 from GenSelfDiff.downstream_train.labelled import dice_sums
 from GenSelfDiff.history import MetricMeans, draw_curves
 from GenSelfDiff.patches import Patches
-from GenSelfDiff.pretrain import SS_diff
+from GenSelfDiff.pretrain import SS_diff, unlabelled
 from tests.GenSelfDiff.runs import assert_same_run, command, history, start
 from utils_general import InputError
 
@@ -190,6 +190,16 @@ def test_losses_are_told_by_quarter_of_the_steps(pretraining):
     assert [(float(total), int(count)) for total, count in sums.values()] == [
         (15, 5), (8 * 15, 5), (1 + 2, 2), (3, 1), (4, 1), (5, 1),
     ]  # fmt: skip
+
+
+def test_nothing_is_said_before_all_processes_but_one_are_silent(pretraining, monkeypatch, capsys):
+    def stop(_device):
+        raise InputError("here they become so")
+
+    monkeypatch.setattr(unlabelled, "set_up", stop)
+    with pytest.raises(InputError, match="here they become so"):
+        SS_diff.main(pretraining)
+    assert not capsys.readouterr().out
 
 
 def test_the_low_noise_alone(pretraining, capsys):

@@ -13,8 +13,11 @@ from GenSelfDiff.evaluation.evaluate import evaluate, patches_to_test
 from GenSelfDiff.evaluation.images import enlarged
 from GenSelfDiff.instances import InstanceSettings
 from GenSelfDiff.test import baselines
+from GenSelfDiff.whole_image.pipeline import WholeImageSettings, segment_image
+from GenSelfDiff.whole_image.slides import open_source
 from pre_process.own_data import preprocess
 from pre_process.resolution import Maps, most_frequent, reduce, reduced_shape
+from tests.GenSelfDiff.whole_image.test_windows import predictor_of
 from utils_general import InputError, read_index_map, read_json
 
 
@@ -72,16 +75,18 @@ def raw(tmp_path):
     )  # fmt: skip
 
 
+def dark(images):
+    """A network that sees class 1 in every dark pixel."""
+    foreground = (images.mean(-1) < 130).astype(np.float32)
+    return np.stack([1 - foreground, foreground], axis=1)
+
+
 def test_figures_are_of_the_native_size(raw):
     preprocess.main(replace(raw, downscale=4.0))
     data_set = DataSet.read(raw.output)
     assert data_set.downscale == 4 and data_set.mpp == 2.0
     patches = patches_to_test(raw.output)
     assert patches.index[["x", "y"]].max().tolist() == [12, 8]  # 20 x 16 pixels in windows of 8
-
-    def dark(images):
-        foreground = (images.mean(-1) < 130).astype(np.float32)
-        return np.stack([1 - foreground, foreground], axis=1)
 
     for image, scores in evaluate(dark, patches, data_set.classes, InstanceSettings(minimum_area=1)):
         native = read_index_map(raw.labels / f"{image.source}.png")
@@ -109,6 +114,36 @@ def test_a_part_that_is_not_covered_is_left_out_at_the_native_size(raw):
         patches, ["background", "gland"], InstanceSettings(),
     )  # fmt: skip
     assert image.truth.shape == (64, 64) and scores.matrix.sum() == 64 * 64 and scores.area == 64 * 80
+
+
+def disc(shape, row, column, radius):
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    return (y + 0.5 - row) ** 2 + (x + 0.5 - column) ** 2 < radius**2
+
+
+@pytest.mark.parametrize(("method", "objects"), [("components", 3), ("watershed", 4)])
+def test_segment_finds_the_objects_that_the_test_counts(tmp_path, method, objects):
+    """Of images reduced 4 times: a large one, one below 16 times a speck's size, a touching pair, and a speck."""
+    shape, (folder, labels) = (160, 160), (tmp_path / "images", tmp_path / "labels")
+    mask = np.logical_or.reduce([disc(shape, 40, 40 + 18 * i, 12) for i in range(2)])  # the pair
+    mask |= disc(shape, 120, 40, 12) | disc(shape, 40, 120, 5) | disc(shape, 120, 100, 2)  # large, small, speck
+    for name, array in ((folder, np.where(mask[..., None], 40, 220).repeat(3, 2)), (labels, mask)):
+        name.mkdir()
+        for i in range(3):
+            Image.fromarray(array.astype(np.uint8)).save(name / f"a{i}.png")
+    settings = preprocess.Settings(
+        images=folder, labels=labels, output=tmp_path / "out", patch_size=8, stride=8, downscale=4.0, instances=method,
+        class_names=("background", "nucleus"), border_windows=True,
+    )  # fmt: skip
+    preprocess.main(settings)
+    network = replace(predictor_of(dark, 2), downscale=4.0, instances=method, patch_size=8)
+    [(image, _)] = evaluate(dark, patches_to_test(settings.output), ["background", "nucleus"], InstanceSettings())
+    assert image.instances.max() == objects
+    row = segment_image(
+        folder / "a0.png", str(tmp_path / "a0"), tmp_path / "state", network, WholeImageSettings(), open_source
+    )
+    found = read_index_map(tmp_path / "a0_instances.png")
+    assert row["objects"] == found.max() == objects and ((found > 0) == (image.instances > 0)).mean() > 0.98
 
 
 def test_the_working_resolution_in_micrometres(raw, tmp_path):

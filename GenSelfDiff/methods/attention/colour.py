@@ -1,4 +1,8 @@
-"""The colours of one image for all others: Reinhard et al., 2001, "Color transfer between images", in CIELAB."""
+"""The colours of one image for all others: Reinhard et al., 2001, "Color transfer between images", in CIELAB.
+
+Of tensors where they are, and so not scikit-image's: a network that segments recolours each window on its device, in
+the same way as tiles were in training. Tests hold both directions against scikit-image.
+"""
 
 import torch
 from torch import Tensor

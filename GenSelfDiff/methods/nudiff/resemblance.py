@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from GenSelfDiff.methods.nudiff.structure import areas_inside, pieces
+from GenSelfDiff.predictor import VIEWS
 
-ORIENTATIONS = [(turns, flip) for turns in range(4) for flip in (False, True)]
+ORIENTATIONS = VIEWS["all"]
 """Quarter turns, and then whether flipped from left to right: all that the augmentation can make of a patch."""
 TOGETHER = 32  # structures that are compared with all others at once: what bounds the memory
 

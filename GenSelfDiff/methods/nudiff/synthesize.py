@@ -78,7 +78,7 @@ class Settings:
     batch_size: int = 8
     """pairs at a time; a pair does not depend on it"""
     precision: Precision = "float32"
-    """float32, tf32 (on GPUs: convolutions rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
+    """float32, tf32 (on GPUs: products rounded to 10 bits), or bfloat16 (autocast: faster, rounded to 8)"""
     device: str = "auto"
     """auto, cpu, cuda (the first visible GPU) or cuda:N"""
     seed: int = SPLIT_SEED

@@ -47,6 +47,7 @@ class NudiffSettings(NoiseSettings):
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: ScheduleName = "linear"
     p2_gamma: float = 0.0
+    quarter_turns: bool = True
     input_range: tuple[float, float] = PRETRAINING_RANGE
 
 

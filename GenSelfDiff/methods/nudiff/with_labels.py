@@ -150,7 +150,6 @@ def train(
         data = replace(data, training=SomeUnlabelled(data.training, unlabelled_patches(root), unlabelled))
     torch.manual_seed(settings.seed)
     model = build()
-    if devices.main:
-        warn_if_narrow(model.net.final_conv[1].in_channels)
+    warn_if_narrow(model.net.final_conv[1].in_channels)
     prepare_run(settings, devices)
     Trainer(learnt, model, settings, data.training, data.validation, devices, data.about).run()

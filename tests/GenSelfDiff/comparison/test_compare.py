@@ -290,3 +290,11 @@ def test_the_script_compares_real_results(tiny_data_set, tmp_path, run_script_fi
     means = pd.read_csv(tmp_path / "compare" / "compare.csv").set_index(["result", "figure"])["mean"]
     assert means["otsu", "object Dice"] == pytest.approx(Result.read(tmp_path / "otsu").means()["object Dice"])
     assert 0.8 < means["otsu", "object Dice"] < 1
+
+
+@pytest.mark.parametrize(("output", "message"), [("A/inside", "lies in the input"), ("", "holds the input")])
+def test_the_output_is_none_of_what_is_compared(settings, tmp_path, output, message):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        compare.main(replace(settings, output=tmp_path / output, overwrite=True))
+    assert sorted(tmp_path.rglob("*")) == before

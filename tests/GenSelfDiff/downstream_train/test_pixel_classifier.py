@@ -101,6 +101,8 @@ def test_a_run_learns_is_tested_and_segments(features, tmp_path, capsys):
     results = tmp_path / "results"
     test_script.main(test_script.Settings(data=features.data, run=features.run_name, output=results, device="cpu"))
     assert pd.read_csv(results / "images.csv")["Dice"].mean() > 0.2
+    page = (results / "report.html").read_text()
+    assert "Classifiers on features of a frozen network, from" in page and "ine-tun" not in page
     images = features.data / "test" / "images"
     segment.main(segment.Settings(run=features.run_name, images=images, output=tmp_path / "maps", device="cpu"))
     assert len(list((tmp_path / "maps").glob("*_classes.png"))) == len(list(images.iterdir()))

@@ -99,6 +99,8 @@ def test_a_network_of_monai_is_trained_and_tested(network, tiny_data_set, tmp_pa
         )
     )
     assert (pd.read_csv(results / "images.csv").Dice > 0.8).all()
+    page = (results / "report.html").read_text()
+    assert "Trained from scratch (epoch" in page and "ine-tun" not in page
     assert type(checkpoint.load(tmp_path / network / "best.pth")["settings"]["dim"]) is int
     with pytest.raises(InputError, match="is of a segmentation network; one of pre-training is needed"):
         networks.load_start(tmp_path / network / "best.pth")

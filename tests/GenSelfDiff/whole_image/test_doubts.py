@@ -32,3 +32,9 @@ def found(area=30.0, number=20, share=0.2, nuclei=True):
 def test_what_speaks_against_results(mpp, trained, what, said):
     doubt = doubts(mpp, trained, what)
     assert doubt is None if said is None else said in doubt
+
+
+def test_an_image_of_unknown_resolution_is_taken_for_one_before_it_was_reduced():
+    """As `scale_of` takes it: GlaS, 0.62 micrometres a pixel, reduced four times."""
+    assert "the training's 0.62 micrometres a pixel" in doubts(None, 2.48, found(), downscale=4.0)
+    assert "coarser than the training's 2.48" in doubts(3.5, 2.48, found(), downscale=4.0)

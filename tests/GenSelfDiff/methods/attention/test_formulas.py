@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from skimage.color import rgb2hed, rgb2lab
+from skimage.color import lab2rgb, rgb2hed, rgb2lab
 
 from GenSelfDiff import predictor
 from GenSelfDiff.averaged_weights import AveragedWeights
@@ -272,6 +272,8 @@ def test_colours_are_those_of_the_target():
     lab = to_lab(images)
     assert np.allclose(lab.movedim(1, -1), rgb2lab(random), atol=0.05)  # its white point has more digits
     assert torch.allclose(to_rgb(lab), images, atol=2e-3)
+    paler = lab * torch.tensor([0.9, 0.5, 0.5])[:, None, None]  # colours that there are, too
+    assert np.allclose(to_rgb(paler).movedim(1, -1), lab2rgb(paler.movedim(1, -1).numpy()), atol=2e-3)
     dull = 0.4 + 0.2 * images  # whose colours stay possible
     target = torch.tensor([[70.0, 10.0, -8.0], [6.0, 3.0, 3.0]])
     changed = to_lab(recoloured(dull, target)).flatten(2)
