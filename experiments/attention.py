@@ -73,7 +73,6 @@ class Settings:
     def check(self) -> None:
         """Raise `InputError` for a setting that cannot work."""
         at_least(self, jobs=1)
-        list_images(self.images)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError("--seeds names no seed, or one twice")
         if unknown := set(self.arms) - set(ARMS):
@@ -89,6 +88,7 @@ class Grid:
         patches = Patches(pretraining_folder(settings.data))
         self.patch_size = patches.data_set.patch_size
         shown = what_is_shown(Levels(levels, "train", 0), PatchDataset([patches], "train", 0))
+        list_images(settings.images)  # none there: said now
         self.shown = [shown, hash_of(settings.images)]
         self.resolution = levels[0].data_set.mpp
         to_test = [patches_to_test(root) for root in (settings.levels[0], settings.data)]
