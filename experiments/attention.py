@@ -28,7 +28,16 @@ from experiments.attention_report import OF_EACH_IMAGE, controls_of, table_of
 from experiments.grid import folder_name, hash_of, run, run_all
 from experiments.questions import DIM, SMALL
 from experiments.records import ASKED, Records, hash_of_question
-from experiments.training_runs import BATCH, SECONDS_A_TEST, about, figures, seconds_a_step, tested, what_is_shown
+from experiments.training_runs import (
+    BATCH,
+    SECONDS_A_TEST,
+    about,
+    figures,
+    seconds_a_step,
+    tested,
+    what_is_shown,
+    what_is_tested,
+)
 from GenSelfDiff.data import PatchDataset, pretraining_folder
 from GenSelfDiff.devices import pick_device
 from GenSelfDiff.evaluation.evaluate import patches_to_test
@@ -94,6 +103,7 @@ class Grid:
         to_test = [patches_to_test(root) for root in (settings.levels[0], settings.data)]
         if set(to_test[0].index.source) != set(to_test[1].index.source):
             raise InputError(f"{settings.levels[0]} and {settings.data} are to be tested on different images")
+        self.tested = {root: what_is_tested(root) for root in (settings.levels[0], settings.data)}
         self.pixels = {"train": pixels_of(levels[0]), "test": pixels_of(to_test[0])}
         self.records = Records(settings.records / "attention_MoNuSeg_test.csv", KEY)
 
@@ -108,10 +118,18 @@ class Grid:
     def rows(self) -> list[dict[str, Any]]:
         """Key and question of each row."""
         return [
-            {"arm": name, "seed": seed, ASKED: hash_of_question(self.shown, self._described(arm))}
+            {"arm": name, "seed": seed, ASKED: self.question(arm)}
             for name, arm in self.arms().items()
             for seed in plan.seeds_of(name, self.settings.seeds)
         ]
+
+    def question(self, arm: Arm) -> str:
+        """A hash of all that a row is asked for."""
+        return hash_of_question(self.shown, self._described(arm), self.tested[self.tested_on(arm)])
+
+    def tested_on(self, arm: Arm) -> Path:
+        """Root of the data set: what learns what is said sees it as Diff_Seg.py does, the others the finest level."""
+        return self.settings.data if arm.start else self.settings.levels[0]
 
     def _described(self, arm: Arm) -> list[Any]:
         asked: list[Any] = [arm.said_by, arm.start]
@@ -178,14 +196,14 @@ class Grid:
         arm, seed = ARMS[row["arm"]], row["seed"]
         folder, begin = self.output / "tests" / folder_name(row["arm"], row[ASKED], seed), time.monotonic()
         log, trained = folder.with_name(f"{folder.name}.txt"), []
-        test = partial(tested, split="test", results=folder, log=log)
-        script, finest = "GenSelfDiff/test/test_script.py", self.settings.levels[0].resolve()
+        test = partial(tested, data=self.tested_on(arm).resolve(), split="test", results=folder, log=log)
+        script = "GenSelfDiff/test/test_script.py"
         if arm.start:
-            found = test(script, ["--run", self.learn(arm, seed, row[ASKED], trained)], self.settings.data.resolve())
+            found = test(script, ["--run", self.learn(arm, seed, trained)])
         elif arm.said_by == OTSU:
-            found = test("GenSelfDiff/test/baselines.py", ["--method", "otsu"], finest)
+            found = test("GenSelfDiff/test/baselines.py", ["--method", "otsu"])
         else:
-            found = test(script, ["--run", self.train(arm.said_by, seed), *plan.SEEN], finest)
+            found = test(script, ["--run", self.train(arm.said_by, seed), *plan.SEEN])
         if arm.said_by != OTSU:
             trained += self._with_starts(arm.said_by, seed)
         spent = sum(read_history(folder / "history.csv")["seconds"].sum() for folder in trained)
@@ -194,8 +212,9 @@ class Grid:
             row | figures(found, MEANS, OF_EACH_IMAGE) | known | about(round(spent), round(time.monotonic() - begin))
         )
 
-    def learn(self, arm: Arm, seed: int, asked: str, trained: list[Path]) -> Path:
+    def learn(self, arm: Arm, seed: int, trained: list[Path]) -> Path:
         """The run of Diff_Seg.py that learns what is said; it and what it starts from are added to what was trained."""
+        asked = hash_of_question(self.shown, self._described(arm))
         folder = self.output / "runs" / folder_name("learnt", asked, seed)
         weights = SCRATCH if arm.start == SCRATCH else self.train(arm.start, seed)
         words: list[object] = [

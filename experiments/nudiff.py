@@ -23,7 +23,15 @@ from experiments.grid import folder_name, run, run_all
 from experiments.nudiff_report import ARM, DRAW, METRICS, PERCENT, SECONDS_BEFORE, report
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.timed import Record
-from experiments.training_runs import BATCH, SECONDS_A_TEST, figures, seconds_a_step, train_and_test, what_is_shown
+from experiments.training_runs import (
+    BATCH,
+    SECONDS_A_TEST,
+    figures,
+    seconds_a_step,
+    train_and_test,
+    what_is_shown,
+    what_is_tested,
+)
 from GenSelfDiff.data import PatchDataset, pretraining_folder
 from GenSelfDiff.methods.nudiff.subsets import describe, write_subset
 from GenSelfDiff.methods.nudiff.with_labels import labelled_patches
@@ -162,11 +170,9 @@ class Grid:
 
     def what_is_read(self, patches: Patches) -> str:
         """A hash of all patches that the grid reads: labelled, of pre-training, and of the test."""
-        test = Patches(self.data / "test", labelled=True)
-        test.check_labels(len(patches.data_set.classes))
         unlabelled = PatchDataset([Patches(pretraining_folder(self.data))], "train", 0)
         labelled = [PatchDataset([patches], split, 0) for split in ("train", "val")]
-        return what_is_shown(*labelled, unlabelled, PatchDataset([test], "test", 0))
+        return hash_of_question(what_is_shown(*labelled, unlabelled), what_is_tested(self.data))
 
     def ask(self, percent: int, arm: ArmName, draw: int) -> dict[str, Any]:
         """A run: its key, and a hash of everything else that it is asked for."""

@@ -33,6 +33,7 @@ from experiments.training_runs import (
     tested,
     train_and_test,
     what_is_shown,
+    what_is_tested,
 )
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import PatchDataset, labelled_folder
@@ -43,6 +44,7 @@ from utils_general import ROOT, InputError, at_least, run_script
 QuestionName = Literal[
     "GlaS", "GlaS-all", "GlaS-features", "GlaS-budgets", "GlaS-transfer", "GlaS-noise", "MoNuSeg", "MoNuSeg-features"
 ]
+Split = Literal["val", "test"]
 KEY = ("arm", "labelled images", "draw", "learning rate")
 METRICS = ("Dice", "object F1", "object Dice", "AJI", "GlaS F1")
 PRETRAINING_SEEDS = 3  # draws take them in turn
@@ -91,12 +93,14 @@ class Grid:
         patches.check_labels(len(patches.data_set.classes))
         self.patches = what_is_shown(*(PatchDataset([patches], split, 0) for split in ("train", "val")))
         patches.keep_sources(max(question.steps))  # too many: said now
+        self.tested = what_is_tested(self.data)
 
-    def ask(self, arm: str, labelled: int, draw: int, rate: float) -> dict[str, Any]:
-        """A run: its key, and a hash of everything else that it is asked for."""
+    def ask(self, arm: str, labelled: int, draw: int, rate: float, split: Split = "test") -> dict[str, Any]:
+        """A run: its key, and a hash of everything else that it is asked for; of tests also the test images."""
         row = dict(zip(KEY, (arm, labelled, draw, rate), strict=True))
         pretraining = PRETRAININGS.get(ARMS[arm].pretraining)
         asked = [self.patches, self.steps(row), BATCH, SMALL, asdict(ARMS[arm]), pretraining and asdict(pretraining)]
+        asked += [self.tested] if split == "test" else []
         return row | {ASKED: hash_of_question(*asked)}
 
     def choices(self) -> list[dict[str, Any]]:
@@ -108,7 +112,7 @@ class Grid:
 
     def ask_choice(self, arm: str, draw: int, rate: float) -> dict[str, Any]:
         """A run on development images; see `ask`."""
-        return self.ask(arm, self.question.chosen_with, draw, rate)
+        return self.ask(arm, self.question.chosen_with, draw, rate, "val")
 
     def rate(self, arm: str) -> float:
         """The learning rate with the best mean Dice on development images; of equals the lowest."""
@@ -240,10 +244,14 @@ class Grid:
         self.records[split].add(record | about)
         shutil.rmtree(folder)
 
+    def ask_trivial(self, arm: str, method: str) -> dict[str, Any]:
+        """The test of a method that learns nothing: see `ask`."""
+        return dict(zip(KEY, (arm, 0, 0, 0.0), strict=True)) | {ASKED: hash_of_question(self.tested, method)}
+
     def test_trivial(self) -> None:
         """Test the methods that learn nothing, unless that is done: rows of no labelled image."""
         for arm, method in TRIVIAL.items():
-            row = dict(zip(KEY, (arm, 0, 0, 0.0), strict=True)) | {ASKED: hash_of_question(self.patches, method)}
+            row = self.ask_trivial(arm, method)
             if row not in self.records["test"]:
                 folder = self.output / "test" / method
                 log = folder.with_name(f"{method}.txt")

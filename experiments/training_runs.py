@@ -1,6 +1,7 @@
 """What grids of small runs share: to train and test once, to see how long a step takes, to share work over a folder."""
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,9 +15,12 @@ from experiments.records import hash_of_question
 from GenSelfDiff.comparison.results import MetricName, Result
 from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import pick_device
+from GenSelfDiff.downstream_train.labelled import check_instances
+from GenSelfDiff.evaluation.evaluate import patches_to_test
+from GenSelfDiff.native import native_files
 from GenSelfDiff.unet import SegNet
 from output_folder import FolderLock
-from utils_general import InputError
+from utils_general import InputError, read_index_map, read_rgb
 
 BATCH = 8
 SECONDS_A_TEST = 40.0  # about: starting two scripts, testing
@@ -26,6 +30,22 @@ PATIENCE = 20.0  # seconds after which no further step is measured
 def what_is_shown(*parts: PatchDataset) -> str:
     """A hash of patches that are read: which there are, and what they show; labels where `check_labels` was called."""
     return hash_of_question(*((part.fingerprint(), part.contents()) for part in parts))
+
+
+def what_is_tested(root: Path) -> str:
+    """A hash of all that a test on a data set's test images reads: patches of whichever split, their labels and
+    instances, and of reduced images those at their own size, which figures are of."""
+    patches = patches_to_test(root)
+    patches.check_labels(len(patches.data_set.classes))
+    if patches.has_instances:
+        check_instances(patches, "tested objects are")  # from here on they are in the hash of the labels
+    splits = [PatchDataset([patches], str(split), 0) for split in patches.index.split.unique()]
+    native = hashlib.sha256()
+    for source in patches.index.source.unique():
+        files = zip(native_files(patches.folder, source), (read_rgb, read_index_map, read_index_map), strict=True)
+        for pixels in (read(file) for file, read in files if file.is_file()):
+            native.update(pixels.tobytes())
+    return hash_of_question(what_is_shown(*splits), native.hexdigest())
 
 
 def train_and_test(

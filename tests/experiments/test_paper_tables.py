@@ -31,7 +31,7 @@ from file_contents import DataSet
 from GenSelfDiff.intervals import mean_interval
 from tests.conftest import ROOT, write_tiny_data_set
 from tests.experiments.in_process import one_after_the_other, run_here
-from utils_general import InputError, write_json
+from utils_general import InputError, read_rgb, write_json, write_png
 
 TINY = Size(
     data={"MoNuSeg": "one", "GlaS": "two"},
@@ -161,9 +161,9 @@ def test_what_is_asked(asked):
     """The same whatever a row is called; other at another length, recipe, number of labels or on other patches."""
     roots = {"MoNuSeg": asked.data / "one"}
 
-    def ask(way, size=TINY, labelled=0, seed=1):
+    def ask(way, size=TINY, labelled=0, seed=1, split="test"):
         runs = table_runs.TableRuns("small", size, roots, asked.runs, asked.records, 1)
-        return runs.ask(table_runs.Wanted(way, "MoNuSeg", labelled, seed, 1e-3))
+        return runs.ask(table_runs.Wanted(way, "MoNuSeg", labelled, seed, 1e-3), "MoNuSeg", split)
 
     assert ask(OURS) == ask(Way(SelfSupervised(on="MoNuSeg"), recipe="improved"))
     assert ask(OURS)["way"] != ask(Way(SelfSupervised(), recipe="paper"))["way"] != ask(Way(recipe="paper"))["way"]
@@ -176,6 +176,30 @@ def test_what_is_asked(asked):
         *(("a", 1, 1), ("a", 1, 2), ("b", 1, 1)),
         *(("a", 0, 1), ("a", 0, 2), ("b", 0, 1)),
     ]
+
+
+def test_other_held_out_or_test_images_are_another_question(asked):
+    """Held-out images choose the network: they count for every row; test images for rows of tests, where tested."""
+    roots = {"MoNuSeg": asked.data / "one", "GlaS": write_tiny_data_set(asked.data / "two", seed=9, prefix="n")}
+    ways = (Way(), OURS)
+
+    def questions():
+        runs = table_runs.TableRuns("small", TINY, roots, asked.runs, asked.records, 1)
+        wanted = [table_runs.Wanted(way, "MoNuSeg", 0, 1) for way in ways]
+        rows = [runs.ask(w, *where)["asked"] for where in (("MoNuSeg", "val"), ("GlaS", "test")) for w in wanted]
+        return [*rows, runs.weights(wanted[1])]
+
+    before = questions()
+    for image, same in (
+        ("one/labelled/images/image_8.png", [False] * 4 + [True]),
+        ("one/unlabelled/images/image_8.png", [True, False, True, False, False]),
+        ("one/test/images/image_0.png", [True] * 5),
+        ("two/test/images/image_0.png", [True, True, False, False, True]),
+    ):
+        write_png(asked.data / image, 255 - read_rgb(asked.data / image))
+        now = questions()
+        assert [a == b for a, b in zip(now, before, strict=True)] == same, image
+        before = now
 
 
 def test_targets_made_of_instances_want_instances(asked):

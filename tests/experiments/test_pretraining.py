@@ -182,6 +182,20 @@ def test_another_plan_is_another_question(asked, monkeypatch):
     assert pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"]).ask(*which)["asked"] != before
 
 
+def test_other_test_images_are_another_test(asked):
+    """A corrected label: tests are asked anew, of trivial methods too; choices and pre-trained networks stay."""
+
+    def questions():
+        grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
+        tests = [grid.ask("scratch", 1, 1, 1e-3), grid.ask_trivial("Otsu", "otsu")]
+        return [*(row["asked"] for row in [*tests, *grid.choices()]), grid.ask_pretraining("low", 1)]
+
+    before = questions()
+    file = asked.data / "test" / "labels" / "label_0.png"
+    write_png(file, np.asarray(Image.open(file)) * 0)
+    assert [a == b for a, b in zip(questions(), before, strict=True)] == [False, False, *[True] * 5]
+
+
 def test_a_paired_difference_by_hand():
     """The same gain everywhere has no width. One draw says nothing of draws: its two images alone make the width.
 
