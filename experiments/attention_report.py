@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.attention_arms import ARMS, FLOOR, JUDGED, PAYS, PLANNED, PRETEXT
-from experiments.paired import difference
-from GenSelfDiff.comparison.statistics import LEVEL, holm
+from experiments.paired import adjusted, difference
+from GenSelfDiff.comparison.statistics import LEVEL
 
 OF_EACH_IMAGE = ("Dice", "AJI")
 """What a row has of each test image, beside the means"""
@@ -64,10 +64,9 @@ def table_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
 
 def _adjust(planned: list[dict[str, Any]]) -> None:
     """p of these rows, after Holm's correction for as many as are `PLANNED`."""
-    to_come = [1.0] * (len(PLANNED) - len(planned))
     for metric in OF_EACH_IMAGE:
-        adjusted = holm([row[f"{metric} p"] for row in planned] + to_come).tolist()
-        for row, p in zip(planned, adjusted, strict=False):
+        found = adjusted([row[f"{metric} p"] for row in planned], len(PLANNED))
+        for row, p in zip(planned, found, strict=True):
             row[f"{metric} p"] = p
 
 

@@ -50,6 +50,7 @@ NUDIFF = "GenSelfDiff/methods/nudiff"
 MARKER = "dataset.json"
 FINISHED = "finished"  # a note in a file of seconds
 FORWARD = 1 / 3  # of a training step, of which the backward pass is the rest
+PERCENTS = (10, 20, 50, 100)
 FEW = 20  # percent of the labels, up to which the draws of them are many
 SEEDS_APART = 10_000  # between draws: pair i is drawn from seed + i, and no two draws shall share their noise
 
@@ -114,7 +115,7 @@ class Settings:
     """root of the data set"""
     size: SizeName = "small"
     """small: width 16, for two CPU cores; gpu: width 64, for patches of 128 pixels"""
-    percents: tuple[int, ...] = (10, 20, 50, 100)
+    percents: tuple[int, ...] = PERCENTS
     """shares of the labelled images"""
     draws: int = 6
     """of up to 20 % of the labels, the same for all arms, and half as many of more; also the seeds of all networks"""
@@ -351,7 +352,8 @@ def main(settings: Settings) -> None:
     if settings.estimate:
         return
     grid.do()
-    report(grid.records.of(grid.wanted()), grid.arms, grid.work)
+    planned = [(percent, arm) for percent in sorted({*PERCENTS, *settings.percents}) for arm in ARMS]
+    report(grid.records.of(grid.wanted()), grid.arms, planned, grid.work)
 
 
 if __name__ == "__main__":

@@ -270,6 +270,19 @@ def test_all_comparisons_but_the_primary_one_are_adjusted():
     assert [row["gain"] for row in rows] == ["yes", "no", "yes", "no"]
 
 
+def test_what_is_planned_is_adjusted_for_though_it_is_not_run_yet():
+    """Of six planned comparisons one is the primary one; the first other with p = 0.01 counts for five."""
+    question = Question("x", "x", {2: 9, 4: 9}, {2: 1, 4: 1}, ("scratch", "P2", "low noise", "shuffled", "some"),
+                        chosen_with=4, pays=0.02, judged="low noise", only={"P2": {4: 9}, "some": {2: 3}})  # fmt: skip
+    row = {"arm": "P2", "labelled images": 4, "Dice": 0.8, "difference in Dice": 0.1, "p": 0.01}
+    primary = row | {"arm": "low noise"}
+    judge([row, primary], question, trivial=0.5)
+    others = [("low noise", 2), ("low noise", 4), ("shuffled", 2), ("shuffled", 4), ("some", 2)]
+    assert question.compared == [("P2", 4), *others]
+    assert row["adjusted p"] == pytest.approx(0.05) and row["gain"] == "no"
+    assert primary["adjusted p"] == 0.01 and primary["gain"] == "yes"
+
+
 def test_pre_training_against_its_controls():
     arms = ("scratch", "scratch, whole compute", "P2", "low noise", "low noise, shuffled")
     question = Question("x", "x", {4: 4}, {4: 1}, arms, chosen_with=4, pays=0.02)
