@@ -32,6 +32,7 @@ from experiments.training_runs import (
     BATCH,
     SECONDS_A_TEST,
     about,
+    commit,
     figures,
     seconds_a_step,
     tested,
@@ -195,7 +196,7 @@ class Grid:
         """Train what is missing for a row, test, write it down."""
         arm, seed = ARMS[row["arm"]], row["seed"]
         folder, begin = self.output / "tests" / folder_name(row["arm"], row[ASKED], seed), time.monotonic()
-        log, trained = folder.with_name(f"{folder.name}.txt"), []
+        log, trained, version = folder.with_name(f"{folder.name}.txt"), [], commit()
         test = partial(tested, data=self.tested_on(arm).resolve(), split="test", results=folder, log=log)
         script = "GenSelfDiff/test/test_script.py"
         if arm.start:
@@ -208,9 +209,8 @@ class Grid:
             trained += self._with_starts(arm.said_by, seed)
         spent = sum(read_history(folder / "history.csv")["seconds"].sum() for folder in trained)
         known = self._without_labels(self.folder("runs", arm.said_by, seed)) if arm.said_by in RUNS else {}
-        self.records.add(
-            row | figures(found, MEANS, OF_EACH_IMAGE) | known | about(round(spent), round(time.monotonic() - begin))
-        )
+        how = about(round(spent), round(time.monotonic() - begin), version)
+        self.records.add(row | figures(found, MEANS, OF_EACH_IMAGE) | known | how)
 
     def learn(self, arm: Arm, seed: int, trained: list[Path]) -> Path:
         """The run of Diff_Seg.py that learns what is said; it and what it starts from are added to what was trained."""

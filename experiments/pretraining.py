@@ -12,6 +12,7 @@ curves.
 import shutil
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from experiments.records import ASKED, Records, hash_of_question
 from experiments.training_runs import (
     BATCH,
     SECONDS_A_TEST,
+    about,
+    commit,
     figures,
     seconds_a_step,
     tested,
@@ -239,9 +242,9 @@ class Grid:
         words += ["--labelled-images", row["labelled images"], "--draw-seed", row["draw"], "--seed", row["draw"]]
         words += ["--learning-rate", row["learning rate"], "--steps", steps, "--validate-every", steps, *arm.options]
         log = folder.with_name(f"{folder.name}.txt")
-        found, about = train_and_test(arm.script, words, self.data, split, folder, log)
+        found, how = train_and_test(arm.script, words, self.data, split, folder, log)
         record = row | {"steps": steps, SEED: _seed(row) if arm.pretraining else ""} | figures(found, METRICS, ["Dice"])
-        self.records[split].add(record | about)
+        self.records[split].add(record | how)
         shutil.rmtree(folder)
 
     def ask_trivial(self, arm: str, method: str) -> dict[str, Any]:
@@ -254,9 +257,10 @@ class Grid:
             row = self.ask_trivial(arm, method)
             if row not in self.records["test"]:
                 folder = self.output / "test" / method
-                log = folder.with_name(f"{method}.txt")
+                log, begin, version = folder.with_name(f"{method}.txt"), time.monotonic(), commit()
                 found = tested("GenSelfDiff/test/baselines.py", ["--method", method], self.data, "test", folder, log)
-                self.records["test"].add(row | figures(found, METRICS, ["Dice"]))
+                how = about(0, round(time.monotonic() - begin), version)
+                self.records["test"].add(row | figures(found, METRICS, ["Dice"]) | how)
 
     def say_estimate(self, phase: str) -> None:
         """Print how many runs are to do, and how long they take here, from a measured step."""

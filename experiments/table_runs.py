@@ -4,7 +4,6 @@ Several processes, on several machines, may do so over one folder: each takes ru
 """
 
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from experiments.training_runs import (
     BATCH,
     SECONDS_A_TEST,
     about,
+    commit,
     seconds_a_step,
     taken,
     tested,
@@ -47,7 +47,7 @@ from GenSelfDiff.data import PatchDataset, labelled_folder, pretraining_folder
 from GenSelfDiff.metrics import AS_PUBLISHED, PUBLISHED
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.settings import SCRATCH
-from utils_general import ROOT, InputError, write_json
+from utils_general import InputError, write_json
 
 KEY = ("trained on", "way", "labelled images", "seed", "learning rate")
 OF_EACH_IMAGE: tuple[MetricName, ...] = ("Dice", "AJI", "object Dice")
@@ -250,12 +250,12 @@ class TableRuns:
     ) -> Iterator[tuple[str, Result, dict[str, Any]]]:
         """What a run comes to on each data set, and how it was made."""
         words, log = self.training_words(wanted), folder.with_name(f"{folder.name}.txt")
-        steps = {"steps": self.steps(wanted), "commit": commit()}
+        steps = {"steps": self.steps(wanted)}
         first, root = on[0], self.roots[on[0]]
         if wanted.way.script == BASELINES:
-            begin = time.monotonic()
+            begin, version = time.monotonic(), commit()
             found = tested(BASELINES, words, root, split, folder / "results", log)
-            how = about(0, round(time.monotonic() - begin))
+            how = about(0, round(time.monotonic() - begin), version)
         else:
             if wanted.way.start:
                 words = ["--pretrained", checkpoint.find(str(self.weights(wanted) / "run")), *words]
@@ -325,17 +325,6 @@ def figures(found: Result) -> dict[str, float]:
     together = published[[*published][-1]]  # of all splits
     row = found.means() | {f"{PUBLISHED_MARK}{name}": together[metric.label] for name, metric in PUBLISHED.items()}
     return row | {"images": len(found.images)} | training_runs.figures(found, (), OF_EACH_IMAGE)
-
-
-def commit() -> str:
-    """The version of the project, with a + where files were changed since; "unknown" outside of git."""
-    said = []
-    for words in (("rev-parse", "--short=10", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
-        done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
-        if done.returncode:
-            return "unknown"
-        said.append(done.stdout.strip())
-    return said[0] + ("+" if said[1] else "")
 
 
 def _text(words: list[object]) -> str:

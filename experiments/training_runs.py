@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from benchmarks.tables import machine
 from experiments.grid import run
-from experiments.records import hash_of_question
+from experiments.records import COMMIT, hash_of_question
 from GenSelfDiff.comparison.results import MetricName, Result
 from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import pick_device
@@ -20,7 +21,7 @@ from GenSelfDiff.evaluation.evaluate import patches_to_test
 from GenSelfDiff.native import native_files
 from GenSelfDiff.unet import SegNet
 from output_folder import FolderLock
-from utils_general import InputError, read_index_map, read_rgb
+from utils_general import ROOT, InputError, read_index_map, read_rgb
 
 BATCH = 8
 SECONDS_A_TEST = 40.0  # about: starting two scripts, testing
@@ -52,11 +53,11 @@ def train_and_test(
     script: str, words: list[object], data: Path, split: str, folder: Path, log: Path
 ) -> tuple[Result, dict[str, Any]]:
     """Train by one of the scripts, with the options `words`, and test: the results, and what a row says of the run."""
-    begin = time.monotonic()
+    begin, version = time.monotonic(), commit()
     run(script, "--data", data, "--run-name", folder, *words, "--batch-size", BATCH, log=log)
     trained = time.monotonic()
     found = tested("GenSelfDiff/test/test_script.py", ["--run", folder], data, split, folder / "results", log)
-    return found, about(round(trained - begin), round(time.monotonic() - trained))
+    return found, about(round(trained - begin), round(time.monotonic() - trained), version)
 
 
 def tested(script: str, words: list[object], data: Path, split: str, results: Path, log: Path) -> Result:
@@ -73,11 +74,25 @@ def figures(found: Result, metrics: Iterable[MetricName], of_each: Iterable[Metr
     }
 
 
-def about(seconds: int, of_the_test: int) -> dict[str, Any]:
-    """What a row says of how its run was made."""
+def about(seconds: int, of_the_test: int, version: str) -> dict[str, Any]:
+    """What a row says of how its run was made; `version`: `commit` when it began."""
     device = str(pick_device("auto"))
     spent = {"seconds": seconds, "seconds of the test": of_the_test}
-    return spent | {"torch": torch.__version__, "machine": machine(device)}
+    return spent | {COMMIT: version, "torch": torch.__version__, "machine": machine(device)}
+
+
+def commit() -> str:
+    """The version of the project, with a + where files were changed since; "unknown" outside of git."""
+    said = []
+    for words in (("rev-parse", "--short=10", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
+        try:
+            done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
+        except OSError:  # no git
+            return "unknown"
+        if done.returncode:
+            return "unknown"
+        said.append(done.stdout.strip())
+    return said[0] + ("+" if said[1] else "")
 
 
 def seconds_a_step(size: int, dim: int) -> float:

@@ -248,6 +248,19 @@ def test_means_deviations_and_intervals_by_hand():
     assert "labels" not in text
 
 
+def test_versions_that_rows_do_not_name_are_unknown(tmp_path, capsys):
+    """Rows of old have none: the version of the others is not theirs."""
+    place = {"data set": "GlaS", "labelled images": 0, "learning rate": 1e-3, "images": 2, "torch": "2"}
+    spent = {"seconds": 1, "seconds of the test": 0, "Dice": 0.5, "AJI": 0.5, "Dice x": 0.5, "Dice y": 0.5}
+    rows = [("a", 1, "c"), ("a", 2, None), ("b", 1, "d")]
+    runs = pd.DataFrame([{**place, **spent, "method": m, "seed": s, "commit": c} for m, s, c in rows])
+    table_report.write(runs, "Title", {"settings": "x"}, tmp_path, "t")
+    assert pd.read_csv(tmp_path / "t.csv")["commit"].tolist() == ["c, d, unknown"] * 2
+    assert "commit: c, d, unknown" in (tmp_path / "t.md").read_text()
+    assert table_report.summarise(runs)["commit"].tolist() == ["c, unknown", "d"]
+    assert table_report.summarise(runs.drop(columns="commit"))["commit"].tolist() == ["unknown"] * 2
+
+
 def test_the_tables_of_the_paper_hold_together():
     """Every way's scripts are there; ways that share a learning rate are of one that chooses its own."""
     for table in TABLES.values():
