@@ -59,7 +59,10 @@ def run_table(settings: Settings) -> pd.DataFrame | None:
     roots = {name: (settings.data / size.data[name]).resolve() for name in settings.data_set}
     runs = TableRuns(settings.size, size, roots, settings.runs, settings.records, settings.jobs)
     all_named = wanted_of(table, size, [*roots], settings.seeds)
-    named = [(name, wanted) for name, wanted in all_named if runs.is_possible(wanted)]
+    named = [(name, wanted) for name, wanted in all_named if not runs.lacking(wanted)]
+    for reason in dict.fromkeys(runs.lacking(wanted) for _, wanted in all_named):  # each once
+        if reason:
+            print(f"left out: {reason}")
     choices = {c: None for _, wanted in named for c in runs.choices(wanted.way, wanted.data)}  # each once
     tests = {wanted: None for _, wanted in named}
     todo = [("val", wanted, False) for wanted in choices] + [("test", wanted, table.across) for wanted in tests]

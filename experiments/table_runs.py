@@ -154,9 +154,15 @@ class TableRuns:
 
     # --- what is to be done ---
 
-    def is_possible(self, wanted: Wanted) -> bool:
-        """Whether the data have what a way asks for: targets beside the class map are made of instances."""
-        return TARGETS not in wanted.way.options or self.labelled[wanted.data].has_instances
+    def lacking(self, wanted: Wanted) -> str:
+        """What a run asks for and its data set has not, in words: instances, as targets are made of them, or images."""
+        if TARGETS in wanted.way.options and not self.labelled[wanted.data].has_instances:
+            return f"{wanted.data} has no instances, which {TARGETS} are made of"
+        index = self.labelled[wanted.data].index
+        images = index.source[index.split == "train"].nunique()
+        if wanted.labelled > images:
+            return f"{wanted.data} has {images} images to train on, not {wanted.labelled}"
+        return ""
 
     def choices(self, way: Way, data: str) -> list[Wanted]:
         """Runs on development images by which a way's learning rate is chosen; none where there is no choice."""

@@ -208,8 +208,19 @@ def test_targets_made_of_instances_want_instances(asked):
     for expected in (True, False):
         runs = table_runs.TableRuns("small", TINY, {"MoNuSeg": root}, asked.runs, asked.records, 1)
         wanted = [table_runs.Wanted(way, "MoNuSeg", 0, 1) for way in (border, OURS)]
-        assert [runs.is_possible(w) for w in wanted] == [expected, True]
+        assert [not runs.lacking(w) for w in wanted] == [expected, True]
         shutil.rmtree(root / "labelled" / "instances", ignore_errors=True)
+
+
+def test_numbers_of_labels_that_a_data_set_has_not_are_left_out(asked, capsys, monkeypatch):
+    """Two images may be trained on: said at once, not by a run hours later."""
+    monkeypatch.setitem(SIZES, "paper", replace(TINY, labels=(2, 3, 0)))
+    monkeypatch.setitem(TABLES, "few-labels", Table("Few", {"scratch": Way()}, few_labels=True))
+    paper_tables.main(replace(asked, table="few-labels", size="paper", estimate=True))
+    said = capsys.readouterr().out
+    assert "left out: MoNuSeg has 2 images to train on, not 3\n" in said and said.count("left out") == 1
+    # a choice of each of two rates, with all labels; then a test with 2, and one with all
+    assert "0 networks to pre-train, 4 runs to train and test" in said
 
 
 def test_few_labels_are_those_of_the_question(asked, started, monkeypatch):
