@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.tables import write_table
+from benchmarks.tables import typed_in, write_table
 from experiments import attention_arms as plan
 from experiments.attention_arms import ARMS, FLOOR, OTSU, RUNS, SCRATCH, Arm
-from experiments.attention_report import OF_EACH_IMAGE, controls_of, table_of
+from experiments.attention_report import OF_EACH_IMAGE, PUBLISHED, controls_of, table_of
 from experiments.grid import folder_name, hash_of, run, run_all
 from experiments.questions import DIM, SMALL
 from experiments.records import ASKED, Records, hash_of_question
@@ -327,7 +327,9 @@ def main(settings: Settings) -> None:
         run_all(tasks, settings.jobs)
     done = grid.records.of(grid.rows())
     arms = [name for name in ARMS if name in set(done.arm)]
-    write_table(table_of(done, arms), grid.output / "table")
+    table = table_of(done, arms)
+    table[PUBLISHED] = typed_in(grid.output / "table.csv", table, PUBLISHED, ["arm"])
+    write_table(table, grid.output / "table")
     if len(controls := controls_of(done, arms)):
         write_table(controls, grid.output / "controls")
     print(f"table.csv, table.md and controls of them are in {grid.output}, the pictures of each test in its tests")

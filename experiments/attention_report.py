@@ -11,6 +11,7 @@ from GenSelfDiff.comparison.statistics import LEVEL
 
 OF_EACH_IMAGE = ("Dice", "AJI")
 """What a row has of each test image, beside the means"""
+PUBLISHED = "published"
 
 
 def of_images(table: pd.DataFrame, arm: str, metric: str) -> pd.DataFrame:
@@ -38,7 +39,7 @@ def table_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
 
     "gain": both differences are surely above 0, that of `JUDGED` as it is and those `PLANNED` after Holm's correction
     for their number, and at least `PAYS`; and `JUDGED` is surely above `PRETEXT`, without whose rows there is no gain.
-    "published" is left to be typed in from the paper.
+    `PUBLISHED` is left to be typed in from the paper.
     """
     rows = []
     for arm in arms:
@@ -49,7 +50,7 @@ def table_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
         row |= {
             "object F1": runs["object F1"].mean(),
             "hours of training": runs["seconds"].mean() / 3600,
-            "published": "",
+            PUBLISHED: "",
         }
         rows.append(row | _against(table, arm, FLOOR))
     _adjust([row for row in rows if row["arm"] in PLANNED and "Dice p" in row])

@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from benchmarks.tables import typed_in
 from experiments.table_runs import OF_EACH_IMAGE, PUBLISHED_MARK
-from file_contents import read_table
 from GenSelfDiff.intervals import mean_interval
 from GenSelfDiff.metrics import PUBLISHED, STANDARD, UNDEFINED
 from GenSelfDiff.report.tables import as_markdown, latex, markdown
@@ -97,22 +97,11 @@ def _cell(row: pd.Series, name: str, digits: int) -> str:
     return text
 
 
-def typed_in(path: Path, table: pd.DataFrame) -> list[str]:
-    """What was typed into the column "paper" of an earlier table, by the rows of this one."""
-    if not path.is_file():
-        return [""] * len(table)
-    earlier = read_table(path)
-    if not {PAPER, *PLACE} <= set(earlier):
-        return [""] * len(table)
-    known = {tuple(map(str, row[PLACE])): row[PAPER] for _, row in earlier.iterrows() if not pd.isna(row[PAPER])}
-    return [str(known.get(tuple(map(str, place)), "")) for place in table[PLACE].itertuples(index=False)]
-
-
 def write(runs: pd.DataFrame, title: str, about: dict[str, Any], folder: Path, name: str) -> None:
     """Write `name`.csv, .md, .tex and .png; `about`: what stands above the tables."""
     folder.mkdir(parents=True, exist_ok=True)
     table = summarise(runs)
-    table[PAPER] = typed_in(folder / f"{name}.csv", table)
+    table[PAPER] = typed_in(folder / f"{name}.csv", table, PAPER, PLACE)
     about = about | {"hours of these runs": f"{table['hours'].sum():.2g} (pre-training apart)"}
     about |= {"commit": _all_of(runs, "commit")}
     parts = list(table.groupby("data set", sort=False))

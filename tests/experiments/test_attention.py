@@ -64,9 +64,15 @@ def test_everything_is_made_once_and_reported(settings, capsys, monkeypatch):
     (learnt,) = settings.output.glob("runs/learnt_*.txt")
     assert "tensors loaded" in learnt.read_text() and len([*settings.output.glob("tests/*/label_maps")]) == 3
     before = (settings.records / "attention_MoNuSeg_test.csv").read_bytes()
+    table.assign(published=[None, "0.5, by hand", None]).to_csv(settings.output / "table.csv", index=False)
     capsys.readouterr()
     attention.main(settings)
     assert (settings.records / "attention_MoNuSeg_test.csv").read_bytes() == before
+    kept = pd.read_csv(settings.output / "table.csv")
+    assert (
+        kept.published.fillna("").tolist() == ["", "0.5, by hand", ""]
+        and kept.columns.tolist() == table.columns.tolist()
+    )
     assert "0 rows are missing" in capsys.readouterr().out
     monkeypatch.setitem(RUNS, "dye", Attention(("--task", "haematoxylin"), steps=3))
     with pytest.raises(InputError, match="a row of attention, begun with haematoxylin, 1 that was asked for something"):
