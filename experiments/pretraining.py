@@ -286,8 +286,11 @@ def _seed(row: dict[str, Any]) -> int:
 
 
 def keep_weights(source: Path, target: Path, asked: str) -> None:
-    """Write a checkpoint with its numbers in half precision, and what it was asked for."""
+    """Write a checkpoint with its numbers in half precision, names for the paths of this machine in its settings, and
+    what it was asked for."""
     loaded = checkpoint.load(source)
+    told = loaded["settings"]
+    loaded["settings"] = told | {"run_name": Path(told["run_name"]).name, "data": [Path(p).name for p in told["data"]]}
     loaded["model_state_dict"] = {name: value.half() for name, value in loaded["model_state_dict"].items()}
     checkpoint.save(target, loaded | {ASKED: asked})
 

@@ -15,7 +15,7 @@ from experiments.questions import PreTraining, Question
 from experiments.records import Records
 from GenSelfDiff import checkpoint
 from tests.experiments.in_process import one_after_the_other
-from utils_general import InputError, write_png
+from utils_general import ROOT, InputError, write_png
 
 SMALL = ("--recipe", "improved", "--dim", 8, "--workers", 0)
 
@@ -71,7 +71,10 @@ def test_weights_are_kept_and_those_of_another_plan_are_no_start(asked, monkeypa
     row = grid.ask("low noise, shuffled", 1, 1, 1e-3)
     assert not grid.is_ready(row)
     grid.pretrain("low", 1)
-    kept = checkpoint.load(asked.weights / "tiny" / "low_1.pth")["model_state_dict"]
+    kept = checkpoint.load(asked.weights / "tiny" / "low_1.pth")
+    assert (kept["settings"]["run_name"], kept["settings"]["data"]) == ("low_1", ["tiny"])
+    assert str(asked.output) not in str(kept["settings"]) and kept["settings"]["dim"] == 8
+    kept = kept["model_state_dict"]
     whole = checkpoint.load(grid.work / "pretrained" / "low_1" / "best.pth")["model_state_dict"]
     assert all(torch.equal(value.half(), kept[name]) for name, value in whole.items())
     elsewhere = replace(asked, output=tmp_path / "elsewhere")  # another machine, with the weights alone
@@ -82,6 +85,14 @@ def test_weights_are_kept_and_those_of_another_plan_are_no_start(asked, monkeypa
     monkeypatch.setitem(pretraining.PRETRAININGS, "low", PreTraining((*SMALL, "--t-below", 9), steps=3))
     with pytest.raises(InputError, match=r"low_1\.pth was asked for something else"):
         again.is_ready(row)
+
+
+def test_weights_in_the_repository_name_no_folder_of_a_machine():
+    kept = sorted((ROOT / "experiments" / "weights").rglob("*.pth"))
+    for path in kept:
+        told = checkpoint.load(path)["settings"]
+        assert (told["run_name"], told["data"]) == (path.stem, [path.parent.name])
+    assert kept
 
 
 def test_an_arm_without_its_choice_is_refused(asked):
