@@ -25,7 +25,7 @@ from benchmarks.tables import typed_in, write_table
 from experiments import attention_arms as plan
 from experiments.attention_arms import ARMS, FLOOR, OTSU, RUNS, SCRATCH, Arm
 from experiments.attention_report import OF_EACH_IMAGE, PUBLISHED, controls_of, table_of
-from experiments.grid import folder_name, hash_of, run, run_all
+from experiments.grid import at_once, folder_name, hash_of, run, run_all
 from experiments.questions import DIM, SMALL
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.training_runs import (
@@ -75,8 +75,8 @@ class Settings:
     """the arm that is judged and its controls are trained once with each, all others with the first three"""
     arms: tuple[str, ...] = ()
     """only these, by their names; all if not given"""
-    jobs: int = 2
-    """runs at a time, each with one thread on a CPU"""
+    jobs: int | None = None
+    """runs at a time, each with one thread on a CPU; if not given 2, and 1 on a GPU"""
     estimate: bool = False
     """say how much there is to do, and for how long, and do nothing"""
 
@@ -94,7 +94,7 @@ class Grid:
     """All runs, each in a folder that is named by all it was asked for."""
 
     def __init__(self, settings: Settings):
-        self.settings, self.output = settings, settings.output.resolve()
+        self.settings, self.output, self.jobs = settings, settings.output.resolve(), at_once(settings.jobs)
         levels = read_levels(settings.levels)
         patches = Patches(pretraining_folder(settings.data))
         self.patch_size = patches.data_set.patch_size
@@ -281,10 +281,10 @@ class Grid:
         if attention or looks:
             step, pixel = seconds_of_attention(len(self.settings.levels))
             seconds += attention * step + LOOKS * looks * pixel
-        hours = (seconds + len(missing) * SECONDS_A_TEST) / self.settings.jobs / 3600
+        hours = (seconds + len(missing) * SECONDS_A_TEST) / self.jobs / 3600
         print(
             f"{len(missing)} rows are missing: {attention:,} steps of attention, {unet:,} of the U-Net; about "
-            f"{hours:.1f} hours, {self.settings.jobs} at a time"
+            f"{hours:.1f} hours, {self.jobs} at a time"
         )
 
 
@@ -324,7 +324,7 @@ def main(settings: Settings) -> None:
     if settings.estimate:
         return
     for tasks in grid.tasks():
-        run_all(tasks, settings.jobs)
+        run_all(tasks, grid.jobs)
     done = grid.records.of(grid.rows())
     arms = [name for name in ARMS if name in set(done.arm)]
     table = table_of(done, arms)

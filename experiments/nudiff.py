@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.grid import folder_name, run, run_all
+from experiments.grid import at_once, folder_name, run, run_all
 from experiments.nudiff_report import ARM, DRAW, METRICS, PERCENT, SECONDS_BEFORE, report
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.timed import Record
@@ -125,8 +125,8 @@ class Settings:
     """folder for labels, networks, pairs, the table and the picture"""
     records: Path = ROOT / "experiments" / "records"
     """folder of the table of finished runs"""
-    jobs: int = 2
-    """draws at a time, each with one thread on a CPU"""
+    jobs: int | None = None
+    """draws at a time, each with one thread on a CPU; if not given 2, and 1 on a GPU"""
     estimate: bool = False
     """say how many runs there are to do, and for how long, and do none"""
 
@@ -147,7 +147,7 @@ class Grid:
     """All runs on a data set."""
 
     def __init__(self, settings: Settings):
-        self.settings, self.size = settings, SIZES[settings.size]
+        self.settings, self.size, self.jobs = settings, SIZES[settings.size], at_once(settings.jobs)
         self.arms = [arm for arm in ARMS if arm == "real" or not settings.arms or arm in settings.arms]
         self.data, self.output = settings.data.resolve(), settings.output.resolve()
         patches = labelled_patches(self.data)
@@ -194,7 +194,7 @@ class Grid:
         blocks: dict[tuple[int, int], list[dict[str, Any]]] = {}
         for row in self.missing():
             blocks.setdefault((row[PERCENT], row[DRAW]), []).append(row)
-        run_all([partial(Block(self, *which).do, rows) for which, rows in blocks.items()], self.settings.jobs)
+        run_all([partial(Block(self, *which).do, rows) for which, rows in blocks.items()], self.jobs)
 
     def pretrained(self, draw: int) -> Path:
         """A run of pre-training on all unlabelled images with a seed, trained unless it is there; others wait."""
@@ -234,10 +234,10 @@ class Grid:
         looks = len(kinds) * (1 + (size.guidance > 0)) + len(drawn)  # of each pair, at each step of its sampling
         steps += looks * size.pairs * size.sampling_steps * FORWARD / BATCH
         second = seconds_a_step(self.pixels, size.dim)
-        hours = (steps * second + len(rows) * SECONDS_A_TEST) / self.settings.jobs / 3600
+        hours = (steps * second + len(rows) * SECONDS_A_TEST) / self.jobs / 3600
         print(
             f"{len(blocks)} choices of labels to learn to draw from, {len(rows)} runs to fine-tune and test; a step "
-            f"takes {second:.2f} s with one thread: about {hours:.1f} hours, {self.settings.jobs} at a time"
+            f"takes {second:.2f} s with one thread: about {hours:.1f} hours, {self.jobs} at a time"
         )
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from experiments.grid import folder_name, run, run_all
+from experiments.grid import at_once, folder_name, run, run_all
 from experiments.pretraining_report import SEED, TRIVIAL, report
 from experiments.questions import ARMS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
 from experiments.records import ASKED, Records, hash_of_question
@@ -69,8 +69,8 @@ class Settings:
     """folder of the pre-trained networks that runs begin with"""
     arms: tuple[str, ...] = ()
     """only these of the question's arms, by their names; all if not given"""
-    jobs: int = 2
-    """runs at a time, each with one thread on a CPU"""
+    jobs: int | None = None
+    """runs at a time, each with one thread on a CPU; if not given 2, and 1 on a GPU"""
     estimate: bool = False
     """say how many runs there are to do, and for how long, and do none"""
     phase: Literal["choose", "test"] = "test"
@@ -81,7 +81,7 @@ class Grid:
     """All runs of a question."""
 
     def __init__(self, settings: Settings, question: Question):
-        self.question, self.jobs = question, settings.jobs
+        self.question, self.jobs = question, at_once(settings.jobs)
         self.arms = [arm for arm in question.arms if arm in settings.arms] or question.arms
         if unknown := set(settings.arms) - set(question.arms):
             raise InputError(f"--arms: no arm is named {min(unknown)!r}; there are {', '.join(question.arms)}")
