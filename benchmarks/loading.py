@@ -180,6 +180,8 @@ def measure(folder: Path, case: Case, settings: Settings) -> dict[str, Any]:
     devices = prepare(settings.device)
     before, start = memory()["resident"], time.perf_counter()
     patches = Patches(folder, labelled=case.stage == "finetune")
+    if patches.labelled:
+        patches.check_labels(len(patches.data_set.classes))  # as every process of a fine-tuning does
     training = PatchDataset([patches], "train", SPLIT_SEED, AUGMENTATIONS[case.stage](case.recipe))
     validation = PatchDataset([patches], "val", SPLIT_SEED)
     for dataset in (training, validation):

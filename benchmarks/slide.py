@@ -22,9 +22,11 @@ import tifffile
 from PIL import Image
 
 from benchmarks.tables import machine
+from output_folder import input_paths, replace_folder
 from utils_general import RESULTS, ROOT, at_least, list_images, read_rgb, replace_file, run_script
 
 TILE, SHRINK, LEVELS, GLASS = 256, 4, 4, 243
+SLIDE = "slide.tif"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Settings:
     """pieces of tissue, each one crop"""
     output: Path = RESULTS / "slide"
     """folder for the slide and the results"""
+    overwrite: bool = False
+    """replace an existing output folder"""
 
 
 def tiles(side: int, islands: list[tuple[int, int, np.ndarray]]) -> Iterator[np.ndarray]:
@@ -77,14 +81,14 @@ def main(settings: Settings) -> None:
     """Make the slide, segment it, print what it cost."""
     at_least(settings, side=1000, islands=1)
     crops = [read_rgb(file) for file in list_images(settings.crops)]
-    slide = settings.output / "slide.tif"
-    tissue = write_slide(slide, settings.side, crops, settings.islands)
-    command = [sys.executable, ROOT / "GenSelfDiff" / "test" / "segment.py", "--run", settings.run, "--images", slide]
-    began = time.monotonic()
-    subprocess.run([*command, "--output", settings.output / "segmented", "--overwrite"], check=True)
-    seconds = time.monotonic() - began
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    objects = pd.read_csv(settings.output / "segmented" / "summary.csv").objects[0]
+    with replace_folder(settings.output, SLIDE, settings.overwrite, input_paths(settings)) as output:
+        tissue = write_slide(output / SLIDE, settings.side, crops, settings.islands)
+        words = ["--run", settings.run, "--images", output / SLIDE, "--output", output / "segmented"]
+        began = time.monotonic()
+        subprocess.run([sys.executable, ROOT / "GenSelfDiff" / "test" / "segment.py", *words], check=True)
+        seconds = time.monotonic() - began
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        objects = pd.read_csv(output / "segmented" / "summary.csv").objects[0]
     print(
         f"{settings.side} x {settings.side} pixels, {tissue / 1e6:.1f} megapixels of tissue, {objects} objects: "
         f"{seconds:.0f} s, {peak:.2f} GiB of memory at most; {machine('cpu')}"

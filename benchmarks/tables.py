@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from file_contents import read_table
 from GenSelfDiff.report import tables
 from utils_general import replace_file
 
@@ -27,6 +28,16 @@ def machine(device: str) -> str:
     if information.is_file() and "model name" in (text := information.read_text()):
         name = text.split("model name")[1].splitlines()[0].strip("\t :")
     return f"{name} ({os.environ.get('OMP_NUM_THREADS', torch.get_num_threads())} threads)"
+
+
+def typed_in(path: Path, table: pd.DataFrame, column: str, place: list[str]) -> list[str]:
+    """What was typed into a column of an earlier table, a csv file, by the rows of this one: `place`, columns of both,
+    tells which is which."""
+    earlier = read_table(path) if path.is_file() else pd.DataFrame()
+    if not {column, *place} <= set(earlier):
+        return [""] * len(table)
+    known = {tuple(map(str, row[place])): row[column] for _, row in earlier.iterrows() if not pd.isna(row[column])}
+    return [str(known.get(tuple(map(str, row)), "")) for row in table[place].itertuples(index=False)]
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -21,14 +21,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.tables import write_table
+from benchmarks.tables import typed_in, write_table
 from experiments import attention_arms as plan
 from experiments.attention_arms import ARMS, FLOOR, OTSU, RUNS, SCRATCH, Arm
-from experiments.attention_report import OF_EACH_IMAGE, controls_of, table_of
-from experiments.grid import folder_name, hash_of, run, run_all
+from experiments.attention_report import OF_EACH_IMAGE, PUBLISHED, controls_of, table_of
+from experiments.grid import at_once, folder_name, hash_of, run, run_all
 from experiments.questions import DIM, SMALL
 from experiments.records import ASKED, Records, hash_of_question
-from experiments.training_runs import BATCH, SECONDS_A_TEST, about, figures, seconds_a_step, tested, what_is_shown
+from experiments.training_runs import (
+    BATCH,
+    SECONDS_A_TEST,
+    about,
+    commit,
+    figures,
+    seconds_a_step,
+    tested,
+    what_is_shown,
+    what_is_tested,
+)
 from GenSelfDiff.data import PatchDataset, pretraining_folder
 from GenSelfDiff.devices import pick_device
 from GenSelfDiff.evaluation.evaluate import patches_to_test
@@ -65,8 +75,8 @@ class Settings:
     """the arm that is judged and its controls are trained once with each, all others with the first three"""
     arms: tuple[str, ...] = ()
     """only these, by their names; all if not given"""
-    jobs: int = 2
-    """runs at a time, each with one thread on a CPU"""
+    jobs: int | None = None
+    """runs at a time, each with one thread on a CPU; if not given 2, and 1 on a GPU"""
     estimate: bool = False
     """say how much there is to do, and for how long, and do nothing"""
 
@@ -83,7 +93,7 @@ class Grid:
     """All runs, each in a folder that is named by all it was asked for."""
 
     def __init__(self, settings: Settings):
-        self.settings, self.output = settings, settings.output.resolve()
+        self.settings, self.output, self.jobs = settings, settings.output.resolve(), at_once(settings.jobs)
         levels = read_levels(settings.levels)
         patches = Patches(pretraining_folder(settings.data))
         self.patch_size = patches.data_set.patch_size
@@ -94,6 +104,7 @@ class Grid:
         to_test = [patches_to_test(root) for root in (settings.levels[0], settings.data)]
         if set(to_test[0].index.source) != set(to_test[1].index.source):
             raise InputError(f"{settings.levels[0]} and {settings.data} are to be tested on different images")
+        self.tested = {root: what_is_tested(root) for root in (settings.levels[0], settings.data)}
         self.pixels = {"train": pixels_of(levels[0]), "test": pixels_of(to_test[0])}
         self.records = Records(settings.records / "attention_MoNuSeg_test.csv", KEY)
 
@@ -108,10 +119,18 @@ class Grid:
     def rows(self) -> list[dict[str, Any]]:
         """Key and question of each row."""
         return [
-            {"arm": name, "seed": seed, ASKED: hash_of_question(self.shown, self._described(arm))}
+            {"arm": name, "seed": seed, ASKED: self.question(arm)}
             for name, arm in self.arms().items()
             for seed in plan.seeds_of(name, self.settings.seeds)
         ]
+
+    def question(self, arm: Arm) -> str:
+        """A hash of all that a row is asked for."""
+        return hash_of_question(self.shown, self._described(arm), self.tested[self.tested_on(arm)])
+
+    def tested_on(self, arm: Arm) -> Path:
+        """Root of the data set: what learns what is said sees it as Diff_Seg.py does, the others the finest level."""
+        return self.settings.data if arm.start else self.settings.levels[0]
 
     def _described(self, arm: Arm) -> list[Any]:
         asked: list[Any] = [arm.said_by, arm.start]
@@ -177,25 +196,25 @@ class Grid:
         """Train what is missing for a row, test, write it down."""
         arm, seed = ARMS[row["arm"]], row["seed"]
         folder, begin = self.output / "tests" / folder_name(row["arm"], row[ASKED], seed), time.monotonic()
-        log, trained = folder.with_name(f"{folder.name}.txt"), []
-        test = partial(tested, split="test", results=folder, log=log)
-        script, finest = "GenSelfDiff/test/test_script.py", self.settings.levels[0].resolve()
+        log, trained, version = folder.with_name(f"{folder.name}.txt"), [], commit()
+        test = partial(tested, data=self.tested_on(arm).resolve(), split="test", results=folder, log=log)
+        script = "GenSelfDiff/test/test_script.py"
         if arm.start:
-            found = test(script, ["--run", self.learn(arm, seed, row[ASKED], trained)], self.settings.data.resolve())
+            found = test(script, ["--run", self.learn(arm, seed, trained)])
         elif arm.said_by == OTSU:
-            found = test("GenSelfDiff/test/baselines.py", ["--method", "otsu"], finest)
+            found = test("GenSelfDiff/test/baselines.py", ["--method", "otsu"])
         else:
-            found = test(script, ["--run", self.train(arm.said_by, seed), *plan.SEEN], finest)
+            found = test(script, ["--run", self.train(arm.said_by, seed), *plan.SEEN])
         if arm.said_by != OTSU:
             trained += self._with_starts(arm.said_by, seed)
         spent = sum(read_history(folder / "history.csv")["seconds"].sum() for folder in trained)
         known = self._without_labels(self.folder("runs", arm.said_by, seed)) if arm.said_by in RUNS else {}
-        self.records.add(
-            row | figures(found, MEANS, OF_EACH_IMAGE) | known | about(round(spent), round(time.monotonic() - begin))
-        )
+        how = about(round(spent), round(time.monotonic() - begin), version)
+        self.records.add(row | figures(found, MEANS, OF_EACH_IMAGE) | known | how)
 
-    def learn(self, arm: Arm, seed: int, asked: str, trained: list[Path]) -> Path:
+    def learn(self, arm: Arm, seed: int, trained: list[Path]) -> Path:
         """The run of Diff_Seg.py that learns what is said; it and what it starts from are added to what was trained."""
+        asked = hash_of_question(self.shown, self._described(arm))
         folder = self.output / "runs" / folder_name("learnt", asked, seed)
         weights = SCRATCH if arm.start == SCRATCH else self.train(arm.start, seed)
         words: list[object] = [
@@ -262,10 +281,10 @@ class Grid:
         if attention or looks:
             step, pixel = seconds_of_attention(len(self.settings.levels))
             seconds += attention * step + LOOKS * looks * pixel
-        hours = (seconds + len(missing) * SECONDS_A_TEST) / self.settings.jobs / 3600
+        hours = (seconds + len(missing) * SECONDS_A_TEST) / self.jobs / 3600
         print(
             f"{len(missing)} rows are missing: {attention:,} steps of attention, {unet:,} of the U-Net; about "
-            f"{hours:.1f} hours, {self.settings.jobs} at a time"
+            f"{hours:.1f} hours, {self.jobs} at a time"
         )
 
 
@@ -305,10 +324,12 @@ def main(settings: Settings) -> None:
     if settings.estimate:
         return
     for tasks in grid.tasks():
-        run_all(tasks, settings.jobs)
+        run_all(tasks, grid.jobs)
     done = grid.records.of(grid.rows())
     arms = [name for name in ARMS if name in set(done.arm)]
-    write_table(table_of(done, arms), grid.output / "table")
+    table = table_of(done, arms)
+    table[PUBLISHED] = typed_in(grid.output / "table.csv", table, PUBLISHED, ["arm"])
+    write_table(table, grid.output / "table")
     if len(controls := controls_of(done, arms)):
         write_table(controls, grid.output / "controls")
     print(f"table.csv, table.md and controls of them are in {grid.output}, the pictures of each test in its tests")

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 
 from experiments.attention_arms import ARMS, FLOOR, JUDGED, PAYS, PLANNED, PRETEXT
-from experiments.paired import difference
-from GenSelfDiff.comparison.statistics import LEVEL, holm
+from experiments.paired import adjusted, difference
+from GenSelfDiff.comparison.statistics import LEVEL
 
 OF_EACH_IMAGE = ("Dice", "AJI")
 """What a row has of each test image, beside the means"""
+PUBLISHED = "published"
 
 
 def of_images(table: pd.DataFrame, arm: str, metric: str) -> pd.DataFrame:
@@ -38,7 +39,7 @@ def table_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
 
     "gain": both differences are surely above 0, that of `JUDGED` as it is and those `PLANNED` after Holm's correction
     for their number, and at least `PAYS`; and `JUDGED` is surely above `PRETEXT`, without whose rows there is no gain.
-    "published" is left to be typed in from the paper.
+    `PUBLISHED` is left to be typed in from the paper.
     """
     rows = []
     for arm in arms:
@@ -49,7 +50,7 @@ def table_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
         row |= {
             "object F1": runs["object F1"].mean(),
             "hours of training": runs["seconds"].mean() / 3600,
-            "published": "",
+            PUBLISHED: "",
         }
         rows.append(row | _against(table, arm, FLOOR))
     _adjust([row for row in rows if row["arm"] in PLANNED and "Dice p" in row])
@@ -64,10 +65,9 @@ def table_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
 
 def _adjust(planned: list[dict[str, Any]]) -> None:
     """p of these rows, after Holm's correction for as many as are `PLANNED`."""
-    to_come = [1.0] * (len(PLANNED) - len(planned))
     for metric in OF_EACH_IMAGE:
-        adjusted = holm([row[f"{metric} p"] for row in planned] + to_come).tolist()
-        for row, p in zip(planned, adjusted, strict=False):
+        found = adjusted([row[f"{metric} p"] for row in planned], len(PLANNED))
+        for row, p in zip(planned, found, strict=True):
             row[f"{metric} p"] = p
 
 

@@ -16,6 +16,7 @@ import matplotlib
 from tqdm import tqdm
 
 from GenSelfDiff import checkpoint
+from GenSelfDiff.devices import pick_device
 from GenSelfDiff.settings import SCRATCH
 from utils_general import IMAGE_EXTENSIONS, ROOT, InputError, at_least, read_json, write_json
 
@@ -36,8 +37,8 @@ class GridSettings:
     """what is compared: "name: options of the training script", each"""
     seeds: tuple[int, ...] = (1, 2, 3)
     """each variant is trained once with each"""
-    jobs: int = 2
-    """runs at a time, each with one thread on a CPU"""
+    jobs: int | None = None
+    """runs at a time, each with one thread on a CPU; if not given 2, and 1 on a GPU"""
 
     def check(self) -> dict[str, list[str]]:
         """The options of each variant by its name; `InputError` for settings that cannot work."""
@@ -108,6 +109,11 @@ def run(script: str, *words: object, log: Path) -> None:
     if done.returncode:
         lines = log.read_text().strip().splitlines() or ["it said nothing"]
         raise InputError(f"{script} ended with {done.returncode}: {lines[-1]} (all of it: {log})")
+
+
+def at_once(jobs: int | None) -> int:
+    """How many runs at a time: as asked, or two on a CPU, and one on a GPU, which a training has for itself."""
+    return jobs or (1 if pick_device("auto").type == "cuda" else 2)
 
 
 def run_all(tasks: list[Callable[[], None]], jobs: int) -> None:

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from benchmarks.tables import write_table
-from experiments.grid import GridSettings, folder_name, hash_of, remember, run, run_all, weights_of
+from experiments.grid import GridSettings, at_once, folder_name, hash_of, remember, run, run_all, weights_of
 from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import labelled_folder
 from GenSelfDiff.patches import Patches
@@ -100,7 +100,7 @@ def main(settings: Settings) -> None:
                 asked[folder] = {**same, "labelled images": labels, "seed": seed}
                 runs.append(({"variant": name, "labelled images": labels, "seed": seed}, folder))
     remember(output, asked)
-    run_all(tasks, settings.jobs)
+    run_all(tasks, at_once(settings.jobs))
     rows = [key | Result.read(folder / "results").means() for key, folder in runs]
     table = pd.DataFrame(rows)
     with replace_file(output / "labels.csv") as temporary:

@@ -19,11 +19,19 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.grid import folder_name, run, run_all
+from experiments.grid import at_once, folder_name, run, run_all
 from experiments.nudiff_report import ARM, DRAW, METRICS, PERCENT, SECONDS_BEFORE, report
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.timed import Record
-from experiments.training_runs import BATCH, SECONDS_A_TEST, figures, seconds_a_step, train_and_test, what_is_shown
+from experiments.training_runs import (
+    BATCH,
+    SECONDS_A_TEST,
+    figures,
+    seconds_a_step,
+    train_and_test,
+    what_is_shown,
+    what_is_tested,
+)
 from GenSelfDiff.data import PatchDataset, pretraining_folder
 from GenSelfDiff.methods.nudiff.subsets import describe, write_subset
 from GenSelfDiff.methods.nudiff.with_labels import labelled_patches
@@ -42,6 +50,7 @@ NUDIFF = "GenSelfDiff/methods/nudiff"
 MARKER = "dataset.json"
 FINISHED = "finished"  # a note in a file of seconds
 FORWARD = 1 / 3  # of a training step, of which the backward pass is the rest
+PERCENTS = (10, 20, 50, 100)
 FEW = 20  # percent of the labels, up to which the draws of them are many
 SEEDS_APART = 10_000  # between draws: pair i is drawn from seed + i, and no two draws shall share their noise
 
@@ -106,7 +115,7 @@ class Settings:
     """root of the data set"""
     size: SizeName = "small"
     """small: width 16, for two CPU cores; gpu: width 64, for patches of 128 pixels"""
-    percents: tuple[int, ...] = (10, 20, 50, 100)
+    percents: tuple[int, ...] = PERCENTS
     """shares of the labelled images"""
     draws: int = 6
     """of up to 20 % of the labels, the same for all arms, and half as many of more; also the seeds of all networks"""
@@ -116,8 +125,8 @@ class Settings:
     """folder for labels, networks, pairs, the table and the picture"""
     records: Path = ROOT / "experiments" / "records"
     """folder of the table of finished runs"""
-    jobs: int = 2
-    """draws at a time, each with one thread on a CPU"""
+    jobs: int | None = None
+    """draws at a time, each with one thread on a CPU; if not given 2, and 1 on a GPU"""
     estimate: bool = False
     """say how many runs there are to do, and for how long, and do none"""
 
@@ -138,7 +147,7 @@ class Grid:
     """All runs on a data set."""
 
     def __init__(self, settings: Settings):
-        self.settings, self.size = settings, SIZES[settings.size]
+        self.settings, self.size, self.jobs = settings, SIZES[settings.size], at_once(settings.jobs)
         self.arms = [arm for arm in ARMS if arm == "real" or not settings.arms or arm in settings.arms]
         self.data, self.output = settings.data.resolve(), settings.output.resolve()
         patches = labelled_patches(self.data)
@@ -162,11 +171,9 @@ class Grid:
 
     def what_is_read(self, patches: Patches) -> str:
         """A hash of all patches that the grid reads: labelled, of pre-training, and of the test."""
-        test = Patches(self.data / "test", labelled=True)
-        test.check_labels(len(patches.data_set.classes))
         unlabelled = PatchDataset([Patches(pretraining_folder(self.data))], "train", 0)
         labelled = [PatchDataset([patches], split, 0) for split in ("train", "val")]
-        return what_is_shown(*labelled, unlabelled, PatchDataset([test], "test", 0))
+        return hash_of_question(what_is_shown(*labelled, unlabelled), what_is_tested(self.data))
 
     def ask(self, percent: int, arm: ArmName, draw: int) -> dict[str, Any]:
         """A run: its key, and a hash of everything else that it is asked for."""
@@ -187,7 +194,7 @@ class Grid:
         blocks: dict[tuple[int, int], list[dict[str, Any]]] = {}
         for row in self.missing():
             blocks.setdefault((row[PERCENT], row[DRAW]), []).append(row)
-        run_all([partial(Block(self, *which).do, rows) for which, rows in blocks.items()], self.settings.jobs)
+        run_all([partial(Block(self, *which).do, rows) for which, rows in blocks.items()], self.jobs)
 
     def pretrained(self, draw: int) -> Path:
         """A run of pre-training on all unlabelled images with a seed, trained unless it is there; others wait."""
@@ -227,10 +234,10 @@ class Grid:
         looks = len(kinds) * (1 + (size.guidance > 0)) + len(drawn)  # of each pair, at each step of its sampling
         steps += looks * size.pairs * size.sampling_steps * FORWARD / BATCH
         second = seconds_a_step(self.pixels, size.dim)
-        hours = (steps * second + len(rows) * SECONDS_A_TEST) / self.settings.jobs / 3600
+        hours = (steps * second + len(rows) * SECONDS_A_TEST) / self.jobs / 3600
         print(
             f"{len(blocks)} choices of labels to learn to draw from, {len(rows)} runs to fine-tune and test; a step "
-            f"takes {second:.2f} s with one thread: about {hours:.1f} hours, {self.settings.jobs} at a time"
+            f"takes {second:.2f} s with one thread: about {hours:.1f} hours, {self.jobs} at a time"
         )
 
 
@@ -345,7 +352,8 @@ def main(settings: Settings) -> None:
     if settings.estimate:
         return
     grid.do()
-    report(grid.records.of(grid.wanted()), grid.arms, grid.work)
+    planned = [(percent, arm) for percent in sorted({*PERCENTS, *settings.percents}) for arm in ARMS]
+    report(grid.records.of(grid.wanted()), grid.arms, planned, grid.work)
 
 
 if __name__ == "__main__":

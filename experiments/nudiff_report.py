@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.tables import write_table
-from experiments.paired import difference
-from GenSelfDiff.comparison.statistics import holm
+from experiments.paired import adjusted, difference
 from utils_general import save_figure
 
 SECONDS_BEFORE = "seconds before"  # the fine-tuning: of all that the arm needs, pre-training, networks, pairs
@@ -85,17 +84,19 @@ def row_of(rows: pd.DataFrame, percent: int, arm: str) -> dict[str, Any] | None:
     return row
 
 
-def adjust(rows: list[dict[str, Any]]) -> None:
-    """Each p but the judged one, of all these differences of the table together, adjusted for their number (Holm)."""
-    places = [
-        (row, f"{metric} p")
+def adjust(rows: list[dict[str, Any]], planned: list[tuple[int, str]]) -> None:
+    """Each p but the judged one adjusted for the number of differences (Holm) in all metrics together: of `planned`,
+    shares of the labels and arms, run or not."""
+    family = {(*which, metric) for which in planned for metric in COMPARED if which[1] != REAL} - {JUDGED}
+    found = {
+        place: row
         for row in rows
         for metric in COMPARED
-        if f"{metric} p" in row and (row[PERCENT], row[ARM], metric) != JUDGED
-    ]
-    adjusted = holm([row[name] for row, name in places]).tolist() if places else []
-    for (row, name), p in zip(places, adjusted, strict=True):
-        row[name.replace(" p", " adjusted p")] = p
+        if f"{metric} p" in row and (place := (row[PERCENT], row[ARM], metric)) != JUDGED
+    }
+    known = [row[f"{metric} p"] for (*_, metric), row in found.items()]
+    for ((*_, metric), row), p in zip(found.items(), adjusted(known, len(family | {*found})), strict=True):
+        row[f"{metric} adjusted p"] = p
 
 
 def judgement(rows: list[dict[str, Any]]) -> str:
@@ -138,11 +139,11 @@ def draw_gains(rows: list[dict[str, Any]], arms: list[str], path: Path) -> None:
     save_figure(figure, path)
 
 
-def report(rows: pd.DataFrame, arms: list[str], output: Path) -> None:
-    """Write table.csv and .md, published.csv and .md, and gains.png."""
+def report(rows: pd.DataFrame, arms: list[str], planned: list[tuple[int, str]], output: Path) -> None:
+    """Write table.csv and .md, published.csv and .md, and gains.png; `planned`: see `adjust`."""
     percents = sorted(rows[PERCENT].unique())
     found = [row for percent in percents for arm in arms if (row := row_of(rows, percent, arm))]
-    adjust(found)
+    adjust(found, planned)
     write_table(pd.DataFrame(found), output / "table")
     write_table(published(), output / "published")
     draw_gains(found, arms, output / "gains.png")

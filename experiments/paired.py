@@ -1,9 +1,11 @@
-"""Differences between two arms that share draws and test images, and what other draws and images might have shown."""
+"""Differences between two arms that share draws and test images: what others might have shown, and of how many."""
 
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import t
+
+from GenSelfDiff.comparison.statistics import holm
 
 TIMES = 10_000
 CONFIDENCE = 0.95
@@ -43,3 +45,11 @@ def difference(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> Differenc
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 1.0 if mean == 0 else float(2 * t.sf(abs(mean) / error, n - 1))
     return Difference(mean, mean - reach, mean + reach, p)
+
+
+def adjusted(found: list[float], planned: int) -> list[float]:
+    """p after Holm's correction for as many differences as were planned; those to come count as p = 1.
+
+    So a table that is looked at half way calls nothing a gain that the whole one takes back for its number.
+    """
+    return holm([*found, *[1.0] * (planned - len(found))])[: len(found)].tolist()

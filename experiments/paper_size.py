@@ -40,6 +40,7 @@ FORWARD = 1 / 3  # of the operations of a training step: what an image costs tha
 WORTH_WHILE = 0.05  # a chain that would get less of its schedules than this is left out
 SHOWN_BYTES = 40 * 2**20
 MAY_CHANGE = {"minutes", "reserve_minutes", "measure_seconds", "official", "recipes", "images", "workers", "output"}
+TESTED = "summary.json"  # the last file that a test writes
 METRICS = ("Dice", "Jaccard", "HD95", "AJI", "PQ", "object F1")
 
 
@@ -302,12 +303,12 @@ class Experiment:
         for stage in ("from scratch", "pre-trained"):
             run = self.folder(chain.name, stage)
             words = [*data, "--run", run, "--output", self._results(chain, stage), *self.testing]
-            tested.append(self._once("GenSelfDiff/test/test_script.py", words, self._results(chain, stage)))
+            tested.append(self._once("GenSelfDiff/test/test_script.py", words, self._results(chain, stage), TESTED))
         trivial = self._results(chain, "otsu")
         words = [*data, "--method", "otsu", "--output", trivial]
-        tested.append(self._once("GenSelfDiff/test/baselines.py", words, trivial))
+        tested.append(self._once("GenSelfDiff/test/baselines.py", words, trivial, TESTED))
         compared = self._results(chain, "compare")
-        self._once("GenSelfDiff/test/compare.py", [*tested, "--output", compared], compared)
+        self._once("GenSelfDiff/test/compare.py", [*tested, "--output", compared], compared, "compare.csv")
         drawn = f"{chain.name}, images"
         if chain.pretrained_by == chain.name and drawn not in self.record.notes:
             words = [*data, "--pretrained", self.folder(chain.name, "pre-training"), "--count", self.settings.images]
@@ -318,9 +319,9 @@ class Experiment:
     def _results(self, chain: Chain, name: str) -> Path:
         return self.output / "results" / self.folder(chain.name, name).name
 
-    def _once(self, script: str, words: list[Any], folder: Path) -> Path:
-        """Run what has not left its folder yet."""
-        if not folder.is_dir():
+    def _once(self, script: str, words: list[Any], folder: Path, marker: str) -> Path:
+        """Run what has not left its `marker` yet: a killed one leaves a folder without it, which the next clears."""
+        if not (folder / marker).is_file():
             run_for(self.record, script, *words)
         return folder
 
@@ -332,7 +333,8 @@ class Experiment:
                 if (self.folder(chain.name, stage) / "history.csv").is_file():
                     runs.append(self._run_row(chain, stage))
             for method in ("otsu", "from scratch", "pre-trained"):
-                if (folder := self._results(chain, method)).is_dir():
+                folder = self._results(chain, method)
+                if (folder / TESTED).is_file():
                     result = Result.read(folder)
                     behind = self._behind(chain, method)
                     shares = {f"share of {kind}": self._share_done(*run) for kind, run in behind.items()}

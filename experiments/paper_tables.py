@@ -20,6 +20,7 @@ import pandas as pd
 import tyro
 
 from experiments import pretraining, table_report
+from experiments.grid import at_once
 from experiments.questions import QUESTIONS
 from experiments.records import Records
 from experiments.table_runs import TableRuns, Wanted, wanted_of
@@ -47,8 +48,8 @@ class Settings:
     """folder of pre-trained networks and of runs that are going on"""
     records: Path = ROOT / "experiments" / "records"
     """folder of the rows of finished runs"""
-    jobs: int = 2
-    """runs at a time, each with one thread on a CPU"""
+    jobs: int | None = None
+    """runs at a time, each with one thread on a CPU; if not given 2, and 1 on a GPU"""
     estimate: bool = False
     """say how many runs there are to do, and for how long, and do none"""
 
@@ -57,9 +58,12 @@ def run_table(settings: Settings) -> pd.DataFrame | None:
     """Do the runs of a table; a row a run, see `table_report.summarise`. None after an estimate."""
     table, size = TABLES[settings.table], SIZES[settings.size]
     roots = {name: (settings.data / size.data[name]).resolve() for name in settings.data_set}
-    runs = TableRuns(settings.size, size, roots, settings.runs, settings.records, settings.jobs)
+    runs = TableRuns(settings.size, size, roots, settings.runs, settings.records, at_once(settings.jobs))
     all_named = wanted_of(table, size, [*roots], settings.seeds)
-    named = [(name, wanted) for name, wanted in all_named if runs.is_possible(wanted)]
+    named = [(name, wanted) for name, wanted in all_named if not runs.lacking(wanted)]
+    for reason in dict.fromkeys(runs.lacking(wanted) for _, wanted in all_named):  # each once
+        if reason:
+            print(f"left out: {reason}")
     choices = {c: None for _, wanted in named for c in runs.choices(wanted.way, wanted.data)}  # each once
     tests = {wanted: None for _, wanted in named}
     todo = [("val", wanted, False) for wanted in choices] + [("test", wanted, table.across) for wanted in tests]

@@ -12,6 +12,7 @@ curves.
 import shutil
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,18 +22,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from experiments.grid import folder_name, run, run_all
+from experiments.grid import at_once, folder_name, run, run_all
 from experiments.pretraining_report import SEED, TRIVIAL, report
 from experiments.questions import ARMS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.training_runs import (
     BATCH,
     SECONDS_A_TEST,
+    about,
+    commit,
     figures,
     seconds_a_step,
     tested,
     train_and_test,
     what_is_shown,
+    what_is_tested,
 )
 from GenSelfDiff import checkpoint
 from GenSelfDiff.data import PatchDataset, labelled_folder
@@ -43,6 +47,7 @@ from utils_general import ROOT, InputError, at_least, run_script
 QuestionName = Literal[
     "GlaS", "GlaS-all", "GlaS-features", "GlaS-budgets", "GlaS-transfer", "GlaS-noise", "MoNuSeg", "MoNuSeg-features"
 ]
+Split = Literal["val", "test"]
 KEY = ("arm", "labelled images", "draw", "learning rate")
 METRICS = ("Dice", "object F1", "object Dice", "AJI", "GlaS F1")
 PRETRAINING_SEEDS = 3  # draws take them in turn
@@ -64,8 +69,8 @@ class Settings:
     """folder of the pre-trained networks that runs begin with"""
     arms: tuple[str, ...] = ()
     """only these of the question's arms, by their names; all if not given"""
-    jobs: int = 2
-    """runs at a time, each with one thread on a CPU"""
+    jobs: int | None = None
+    """runs at a time, each with one thread on a CPU; if not given 2, and 1 on a GPU"""
     estimate: bool = False
     """say how many runs there are to do, and for how long, and do none"""
     phase: Literal["choose", "test"] = "test"
@@ -76,7 +81,7 @@ class Grid:
     """All runs of a question."""
 
     def __init__(self, settings: Settings, question: Question):
-        self.question, self.jobs = question, settings.jobs
+        self.question, self.jobs = question, at_once(settings.jobs)
         self.arms = [arm for arm in question.arms if arm in settings.arms] or question.arms
         if unknown := set(settings.arms) - set(question.arms):
             raise InputError(f"--arms: no arm is named {min(unknown)!r}; there are {', '.join(question.arms)}")
@@ -91,12 +96,14 @@ class Grid:
         patches.check_labels(len(patches.data_set.classes))
         self.patches = what_is_shown(*(PatchDataset([patches], split, 0) for split in ("train", "val")))
         patches.keep_sources(max(question.steps))  # too many: said now
+        self.tested = what_is_tested(self.data)
 
-    def ask(self, arm: str, labelled: int, draw: int, rate: float) -> dict[str, Any]:
-        """A run: its key, and a hash of everything else that it is asked for."""
+    def ask(self, arm: str, labelled: int, draw: int, rate: float, split: Split = "test") -> dict[str, Any]:
+        """A run: its key, and a hash of everything else that it is asked for; of tests also the test images."""
         row = dict(zip(KEY, (arm, labelled, draw, rate), strict=True))
         pretraining = PRETRAININGS.get(ARMS[arm].pretraining)
         asked = [self.patches, self.steps(row), BATCH, SMALL, asdict(ARMS[arm]), pretraining and asdict(pretraining)]
+        asked += [self.tested] if split == "test" else []
         return row | {ASKED: hash_of_question(*asked)}
 
     def choices(self) -> list[dict[str, Any]]:
@@ -108,7 +115,7 @@ class Grid:
 
     def ask_choice(self, arm: str, draw: int, rate: float) -> dict[str, Any]:
         """A run on development images; see `ask`."""
-        return self.ask(arm, self.question.chosen_with, draw, rate)
+        return self.ask(arm, self.question.chosen_with, draw, rate, "val")
 
     def rate(self, arm: str) -> float:
         """The learning rate with the best mean Dice on development images; of equals the lowest."""
@@ -235,20 +242,25 @@ class Grid:
         words += ["--labelled-images", row["labelled images"], "--draw-seed", row["draw"], "--seed", row["draw"]]
         words += ["--learning-rate", row["learning rate"], "--steps", steps, "--validate-every", steps, *arm.options]
         log = folder.with_name(f"{folder.name}.txt")
-        found, about = train_and_test(arm.script, words, self.data, split, folder, log)
+        found, how = train_and_test(arm.script, words, self.data, split, folder, log)
         record = row | {"steps": steps, SEED: _seed(row) if arm.pretraining else ""} | figures(found, METRICS, ["Dice"])
-        self.records[split].add(record | about)
+        self.records[split].add(record | how)
         shutil.rmtree(folder)
+
+    def ask_trivial(self, arm: str, method: str) -> dict[str, Any]:
+        """The test of a method that learns nothing: see `ask`."""
+        return dict(zip(KEY, (arm, 0, 0, 0.0), strict=True)) | {ASKED: hash_of_question(self.tested, method)}
 
     def test_trivial(self) -> None:
         """Test the methods that learn nothing, unless that is done: rows of no labelled image."""
         for arm, method in TRIVIAL.items():
-            row = dict(zip(KEY, (arm, 0, 0, 0.0), strict=True)) | {ASKED: hash_of_question(self.patches, method)}
+            row = self.ask_trivial(arm, method)
             if row not in self.records["test"]:
                 folder = self.output / "test" / method
-                log = folder.with_name(f"{method}.txt")
+                log, begin, version = folder.with_name(f"{method}.txt"), time.monotonic(), commit()
                 found = tested("GenSelfDiff/test/baselines.py", ["--method", method], self.data, "test", folder, log)
-                self.records["test"].add(row | figures(found, METRICS, ["Dice"]))
+                how = about(0, round(time.monotonic() - begin), version)
+                self.records["test"].add(row | figures(found, METRICS, ["Dice"]) | how)
 
     def say_estimate(self, phase: str) -> None:
         """Print how many runs are to do, and how long they take here, from a measured step."""
@@ -274,8 +286,11 @@ def _seed(row: dict[str, Any]) -> int:
 
 
 def keep_weights(source: Path, target: Path, asked: str) -> None:
-    """Write a checkpoint with its numbers in half precision, and what it was asked for."""
+    """Write a checkpoint with its numbers in half precision, names for the paths of this machine in its settings, and
+    what it was asked for."""
     loaded = checkpoint.load(source)
+    told = loaded["settings"]
+    loaded["settings"] = told | {"run_name": Path(told["run_name"]).name, "data": [Path(p).name for p in told["data"]]}
     loaded["model_state_dict"] = {name: value.half() for name, value in loaded["model_state_dict"].items()}
     checkpoint.save(target, loaded | {ASKED: asked})
 

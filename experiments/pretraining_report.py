@@ -13,9 +13,9 @@ import pandas as pd
 
 from benchmarks.tables import write_table
 from experiments.organs import organ_of
-from experiments.paired import difference
+from experiments.paired import adjusted, difference
 from experiments.questions import ARMS, Question
-from GenSelfDiff.comparison.statistics import LEVEL, holm
+from GenSelfDiff.comparison.statistics import LEVEL
 from utils_general import InputError, save_figure
 
 MEANS = ("object F1", "object Dice", "AJI")
@@ -81,17 +81,21 @@ def judge(rows: list[dict[str, Any]], question: Question, trivial: float) -> Non
     """Say of each difference whether it is a gain: sure, large enough, and both arms better than what learns nothing.
 
     The question's primary arm, with the labelled images that choices were made with, is one comparison; the p of all
-    others of the table are adjusted for their number (Holm).
+    others are adjusted for their number (Holm), of which are all that the question plans, run or not.
     """
-    others = [row for row in rows if "p" in row and (row["arm"], row["labelled images"]) != question.primary]
-    adjusted = holm([row["p"] for row in others]).tolist()
-    for row, p in zip(others, adjusted, strict=True):
+    others = {place: row for row in rows if "p" in row and (place := _place(row)) != question.primary}
+    planned = {*others, *question.compared} - {question.primary}
+    for row, p in zip(others.values(), adjusted([row["p"] for row in others.values()], len(planned)), strict=True):
         row["adjusted p"] = p
     for row in (row for row in rows if "p" in row):
         row.setdefault("adjusted p", row["p"])
         sure = row["adjusted p"] < LEVEL and row["difference in Dice"] >= question.pays
         beaten = row["Dice"] - row["difference in Dice"] > trivial
         row["gain"] = ("yes" if beaten else "below trivial") if sure else "no"
+
+
+def _place(row: dict[str, Any]) -> tuple[str, int]:
+    return row["arm"], row["labelled images"]
 
 
 def controls(table: pd.DataFrame, question: Question) -> list[dict[str, Any]]:

@@ -73,6 +73,13 @@ class Question:
         return self.only.get(arm, self.draws)
 
     @property
+    def compared(self) -> list[tuple[str, int]]:
+        """Arm and number of labelled images of all comparisons with the first arm."""
+        return [
+            (arm, n) for arm in self.arms[1:] for n, draws in self.draws_of(arm).items() if draws and n in self.draws
+        ]
+
+    @property
     def primary(self) -> tuple[str, int]:
         """The arm and the number of labelled images of the primary figure."""
         return self.judged, self.chosen_with

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from benchmarks.tables import write_table
-from experiments.grid import GridSettings, folder_name, hash_of, remember, run, run_all
+from experiments.grid import GridSettings, at_once, folder_name, hash_of, remember, run, run_all
 from GenSelfDiff.data import pretraining_folder
 from GenSelfDiff.history import read_history
 from GenSelfDiff.patches import Patches
@@ -87,7 +87,7 @@ def main(settings: Settings) -> None:
             asked[folder] = {"options": shlex.join(words), "data": data, "seed": seed}
             tasks.append(partial(run, "GenSelfDiff/pretrain/SS_diff.py", *where, "--workers", 0, *words, log=log))
     remember(output, asked)
-    run_all(tasks, settings.jobs)
+    run_all(tasks, at_once(settings.jobs))
     histories = {name: [read(folder) for folder in runs] for name, runs in folders.items()}
     write_table(compare(histories, settings.seeds), output / "recipes")
     draw(histories, output / "curves.png")

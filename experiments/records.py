@@ -11,7 +11,7 @@ from file_contents import read_table
 from output_folder import locked
 from utils_general import InputError, replace_file
 
-ASKED = "asked"
+ASKED, COMMIT = "asked", "commit"
 
 
 def hash_of_question(*parts: Any) -> str:
@@ -37,7 +37,8 @@ class Records:
         self.table = self._read()
 
     def _read(self) -> pd.DataFrame:
-        table = read_table(self.path) if self.path.is_file() else pd.DataFrame(columns=[*self.key, ASKED])
+        text = (ASKED, COMMIT)  # hashes: some look like numbers
+        table = read_table(self.path, text) if self.path.is_file() else pd.DataFrame(columns=[*self.key, ASKED])
         if missing := [name for name in (*self.key, ASKED) if name not in table]:
             raise InputError(f"{self.path} has no column {missing[0]}: it is no table of these runs")
         if len(twice := table[table.duplicated(list(self.key))]):

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from benchmarks.tables import write_table
 from experiments.changes import CHANGES, UNCHANGED
-from experiments.grid import folder_name, hash_of, remember, run, run_all
+from experiments.grid import at_once, folder_name, hash_of, remember, run, run_all
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import pretraining_folder
@@ -54,8 +54,8 @@ class Settings:
     """test, or val: the labelled images that are held out of training"""
     output: Path = ROOT / "experiments" / "results" / "robustness"
     """folder for the changed images, the tests, the table and the pictures"""
-    jobs: int = 2
-    """tests at a time, each with one thread on a CPU"""
+    jobs: int | None = None
+    """tests at a time, each with one thread on a CPU; if not given 2, and 1 on a GPU"""
 
 
 def reference(settings: Settings) -> tuple[str, np.ndarray]:
@@ -169,7 +169,7 @@ def main(settings: Settings) -> None:
             partial(one_test, settings, tested, tested not in weights, roots[name], folder)
             for (tested, name), folder in folders.items()
         ],
-        settings.jobs,
+        at_once(settings.jobs),
     )
     results = {key: Result.read(folder) for key, folder in folders.items()}
     rows = [row_of(tested, name, found, results[tested, UNCHANGED]) for (tested, name), found in results.items()]

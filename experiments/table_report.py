@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from benchmarks.tables import typed_in
 from experiments.table_runs import OF_EACH_IMAGE, PUBLISHED_MARK
-from file_contents import read_table
 from GenSelfDiff.intervals import mean_interval
 from GenSelfDiff.metrics import PUBLISHED, STANDARD, UNDEFINED
 from GenSelfDiff.report.tables import as_markdown, latex, markdown
@@ -42,8 +42,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
             if name in OF_EACH_IMAGE:
                 row[f"{name} low"], row[f"{name} high"] = mean_interval(_by_image(of_place, name), 0, 1)
         row["hours"] = of_place[["seconds", "seconds of the test"]].sum(axis=None) / 3600
-        for name in ("commit", "torch", "machine"):
-            row[name] = ", ".join(sorted({str(value) for value in of_place.get(name, pd.Series(dtype=str)).dropna()}))
+        row |= {name: _all_of(of_place, name) for name in ("commit", "torch", "machine")}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -59,6 +58,12 @@ def _by_image(runs: pd.DataFrame, name: str) -> np.ndarray:
     """Of each image the mean of a figure over the runs (images,)."""
     columns = [c for c in runs if c.startswith(f"{name} ") and runs[c].notna().any()]
     return runs[columns].mean().to_numpy(float)
+
+
+def _all_of(runs: pd.DataFrame, name: str) -> str:
+    """All that a column says of the runs; "unknown" among it where it says nothing of one, as rows of old do."""
+    said = {"unknown" if pd.isna(value) else str(value) for value in runs.get(name, [None])}
+    return ", ".join(sorted(said))
 
 
 def _images(runs: pd.DataFrame) -> int:
@@ -92,24 +97,13 @@ def _cell(row: pd.Series, name: str, digits: int) -> str:
     return text
 
 
-def typed_in(path: Path, table: pd.DataFrame) -> list[str]:
-    """What was typed into the column "paper" of an earlier table, by the rows of this one."""
-    if not path.is_file():
-        return [""] * len(table)
-    earlier = read_table(path)
-    if not {PAPER, *PLACE} <= set(earlier):
-        return [""] * len(table)
-    known = {tuple(map(str, row[PLACE])): row[PAPER] for _, row in earlier.iterrows() if not pd.isna(row[PAPER])}
-    return [str(known.get(tuple(map(str, place)), "")) for place in table[PLACE].itertuples(index=False)]
-
-
 def write(runs: pd.DataFrame, title: str, about: dict[str, Any], folder: Path, name: str) -> None:
     """Write `name`.csv, .md, .tex and .png; `about`: what stands above the tables."""
     folder.mkdir(parents=True, exist_ok=True)
     table = summarise(runs)
-    table[PAPER] = typed_in(folder / f"{name}.csv", table)
+    table[PAPER] = typed_in(folder / f"{name}.csv", table, PAPER, PLACE)
     about = about | {"hours of these runs": f"{table['hours'].sum():.2g} (pre-training apart)"}
-    about |= {"commit": ", ".join(sorted({*table["commit"]} - {""})) or "unknown"}
+    about |= {"commit": _all_of(runs, "commit")}
     parts = list(table.groupby("data set", sort=False))
     lines = [f"# {title}", "", *(f"- {as_markdown(f'{k}: {v}')}" for k, v in about.items()), ""]
     lines += [

@@ -4,7 +4,6 @@ Several processes, on several machines, may do so over one folder: each takes ru
 """
 
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -34,11 +33,13 @@ from experiments.training_runs import (
     BATCH,
     SECONDS_A_TEST,
     about,
+    commit,
     seconds_a_step,
     taken,
     tested,
     train_and_test,
     what_is_shown,
+    what_is_tested,
 )
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.results import MetricName, Result
@@ -46,7 +47,7 @@ from GenSelfDiff.data import PatchDataset, labelled_folder, pretraining_folder
 from GenSelfDiff.metrics import AS_PUBLISHED, PUBLISHED
 from GenSelfDiff.patches import Patches
 from GenSelfDiff.settings import SCRATCH
-from utils_general import ROOT, InputError, write_json
+from utils_general import InputError, write_json
 
 KEY = ("trained on", "way", "labelled images", "seed", "learning rate")
 OF_EACH_IMAGE: tuple[MetricName, ...] = ("Dice", "AJI", "object Dice")
@@ -78,8 +79,9 @@ class TableRuns:
         for patches in self.labelled.values():
             patches.check_labels(len(patches.data_set.classes))
         unlabelled = {name: Patches(pretraining_folder(root)) for name, root in roots.items()}
-        self.train = {name: PatchDataset([patches], "train", 0) for name, patches in self.labelled.items()}
-        self.pretrain_on = {name: PatchDataset([patches], "train", 0) for name, patches in unlabelled.items()}
+        self.train, self.shown = _to_train_on(self.labelled)
+        self.pretrain_on, self.shown_unlabelled = _to_train_on(unlabelled)
+        self.tested = {name: what_is_tested(root) for name, root in roots.items()}
         self.patch_size = {patches.data_set.patch_size for patches in self.labelled.values()}
         if len(self.patch_size) > 1:
             raise InputError(f"patches of {sorted(self.patch_size)} pixels: all data sets of a table want the same")
@@ -133,12 +135,13 @@ class TableRuns:
         recipe = ["--recipe", way.recipe or self.size.recipe] if way.script != BASELINES else []
         return "; ".join([*parts, f"{Path(way.script).name} {_text([*recipe, *way.options])}"])
 
-    def ask(self, wanted: Wanted) -> dict[str, Any]:
-        """The key of a run's row, and a hash of everything else that it is asked for."""
+    def ask(self, wanted: Wanted, on: str, split: str) -> dict[str, Any]:
+        """The key of a run's row, and a hash of all else that it is asked for, the test images of `on` among it."""
         way, data = wanted.way, wanted.data
-        asked: list[Any] = [what_is_shown(self.train[data]), BATCH, self.training_words(replace(wanted, seed=0))]
+        asked: list[Any] = [self.shown[data], BATCH, self.training_words(replace(wanted, seed=0))]
+        asked += [self.tested[on]] if split == "test" else []
         if way.start:
-            asked += [what_is_shown(self.pretrain_on[name]) for name in self.sources(way.start, data)]
+            asked += [self.shown_unlabelled[name] for name in self.sources(way.start, data)]
             asked += [self.pretraining_words(way.start, way), self.pretraining_steps(way.start, data)]
         key = (data, self.describe(way, data), wanted.labelled, wanted.seed, wanted.rate)
         return dict(zip(KEY, key, strict=True)) | {ASKED: f"asked {hash_of_question(*asked)}"}
@@ -151,9 +154,15 @@ class TableRuns:
 
     # --- what is to be done ---
 
-    def is_possible(self, wanted: Wanted) -> bool:
-        """Whether the data have what a way asks for: targets beside the class map are made of instances."""
-        return TARGETS not in wanted.way.options or self.labelled[wanted.data].has_instances
+    def lacking(self, wanted: Wanted) -> str:
+        """What a run asks for and its data set has not, in words: instances, as targets are made of them, or images."""
+        if TARGETS in wanted.way.options and not self.labelled[wanted.data].has_instances:
+            return f"{wanted.data} has no instances, which {TARGETS} are made of"
+        index = self.labelled[wanted.data].index
+        images = index.source[index.split == "train"].nunique()
+        if wanted.labelled > images:
+            return f"{wanted.data} has {images} images to train on, not {wanted.labelled}"
+        return ""
 
     def choices(self, way: Way, data: str) -> list[Wanted]:
         """Runs on development images by which a way's learning rate is chosen; none where there is no choice."""
@@ -171,15 +180,14 @@ class TableRuns:
 
     def row(self, wanted: Wanted, on: str, split: str) -> pd.Series:
         """The row of a finished run."""
-        asked = self.ask(wanted)
+        asked = self.ask(wanted, on, split)
         if asked not in self.rows(on, split):
             raise InputError(f"a run is not done yet: {asked['way']}, seed {wanted.seed}, on {on}")
         return self.rows(on, split).select(**{name: asked[name] for name in KEY}).iloc[0]
 
     def is_done(self, wanted: Wanted, on: list[str], split: str) -> bool:
         """Whether a run was tested on all of these."""
-        asked = self.ask(wanted)
-        return all(asked in self.rows(name, split) for name in on)
+        return all(self.ask(wanted, name, split) in self.rows(name, split) for name in on)
 
     def do(self, split: str, wanted: list[Wanted], across: bool = False) -> None:
         """Do all runs that are not done, by this process or by others that share the folder."""
@@ -200,7 +208,7 @@ class TableRuns:
         seed = 1 if wanted.seed == CHOICE_SEED else wanted.seed
         sources = self.sources(start, data)
         words = [self.pretraining_words(start, wanted.way), self.pretraining_steps(start, data)]
-        asked = hash_of_question(start.script, *words, *(what_is_shown(self.pretrain_on[name]) for name in sources))
+        asked = hash_of_question(start.script, *words, *(self.shown_unlabelled[name] for name in sources))
         return self.folder / "pretrained" / folder_name(Path(start.script).stem, "+".join(sources), asked, seed)
 
     def pretrain(self, wanted: Wanted) -> None:
@@ -229,8 +237,8 @@ class TableRuns:
         """Train, test, write a row down for each data set that is tested on; the weights are not kept."""
         if wanted.way.start and not (self.weights(wanted) / "done.json").is_file():
             return  # another process pre-trains: next time
-        asked, on = self.ask(wanted), self.tests_on(wanted, across)
-        unique = hash_of_question(*asked.values())
+        on = self.tests_on(wanted, across)
+        unique = hash_of_question(*self.ask(wanted, wanted.data, split).values())
         folder = self.folder / split / folder_name(wanted.data, wanted.labelled, wanted.seed, unique)
         with taken(folder) as ours:
             for name in on:
@@ -238,7 +246,7 @@ class TableRuns:
             if not ours or self.is_done(wanted, on, split):
                 return
             for name, found, how in self._results(split, wanted, folder, on):
-                if asked not in self.rows(name, split):
+                if (asked := self.ask(wanted, name, split)) not in self.rows(name, split):
                     self.rows(name, split).add(asked | figures(found) | how)
             shutil.rmtree(folder)
             self.moved = True
@@ -248,12 +256,12 @@ class TableRuns:
     ) -> Iterator[tuple[str, Result, dict[str, Any]]]:
         """What a run comes to on each data set, and how it was made."""
         words, log = self.training_words(wanted), folder.with_name(f"{folder.name}.txt")
-        steps = {"steps": self.steps(wanted), "commit": commit()}
+        steps = {"steps": self.steps(wanted)}
         first, root = on[0], self.roots[on[0]]
         if wanted.way.script == BASELINES:
-            begin = time.monotonic()
+            begin, version = time.monotonic(), commit()
             found = tested(BASELINES, words, root, split, folder / "results", log)
-            how = about(0, round(time.monotonic() - begin))
+            how = about(0, round(time.monotonic() - begin), version)
         else:
             if wanted.way.start:
                 words = ["--pretrained", checkpoint.find(str(self.weights(wanted) / "run")), *words]
@@ -290,6 +298,14 @@ class TableRuns:
         return self.is_done(wanted, self.tests_on(wanted, across), split)
 
 
+def _to_train_on(folders: dict[str, Patches]) -> tuple[dict[str, PatchDataset], dict[str, str]]:
+    """By data set, the patches to train on, and a hash of these and of those held out, which choose the network."""
+    train, held_out = (
+        {name: PatchDataset([patches], split, 0) for name, patches in folders.items()} for split in ("train", "val")
+    )
+    return train, {name: what_is_shown(train[name], held_out[name]) for name in folders}
+
+
 def wanted_of(table: Table, size: Size, data: list[str], seeds: int) -> list[tuple[str, Wanted]]:
     """The runs on test images that a table is made of, each with the name of its row; rates are not chosen yet."""
     numbers = size.labels if table.few_labels else (0,)
@@ -315,17 +331,6 @@ def figures(found: Result) -> dict[str, float]:
     together = published[[*published][-1]]  # of all splits
     row = found.means() | {f"{PUBLISHED_MARK}{name}": together[metric.label] for name, metric in PUBLISHED.items()}
     return row | {"images": len(found.images)} | training_runs.figures(found, (), OF_EACH_IMAGE)
-
-
-def commit() -> str:
-    """The version of the project, with a + where files were changed since; "unknown" outside of git."""
-    said = []
-    for words in (("rev-parse", "--short=10", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
-        done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
-        if done.returncode:
-            return "unknown"
-        said.append(done.stdout.strip())
-    return said[0] + ("+" if said[1] else "")
 
 
 def _text(words: list[object]) -> str:

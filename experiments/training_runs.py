@@ -1,6 +1,8 @@
 """What grids of small runs share: to train and test once, to see how long a step takes, to share work over a folder."""
 
 import contextlib
+import hashlib
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,13 +12,16 @@ import torch
 
 from benchmarks.tables import machine
 from experiments.grid import run
-from experiments.records import hash_of_question
+from experiments.records import COMMIT, hash_of_question
 from GenSelfDiff.comparison.results import MetricName, Result
 from GenSelfDiff.data import PatchDataset
 from GenSelfDiff.devices import pick_device
+from GenSelfDiff.downstream_train.labelled import check_instances
+from GenSelfDiff.evaluation.evaluate import patches_to_test
+from GenSelfDiff.native import native_files
 from GenSelfDiff.unet import SegNet
 from output_folder import FolderLock
-from utils_general import InputError
+from utils_general import ROOT, InputError, read_index_map, read_rgb
 
 BATCH = 8
 SECONDS_A_TEST = 40.0  # about: starting two scripts, testing
@@ -28,15 +33,31 @@ def what_is_shown(*parts: PatchDataset) -> str:
     return hash_of_question(*((part.fingerprint(), part.contents()) for part in parts))
 
 
+def what_is_tested(root: Path) -> str:
+    """A hash of all that a test on a data set's test images reads: patches of whichever split, their labels and
+    instances, and of reduced images those at their own size, which figures are of."""
+    patches = patches_to_test(root)
+    patches.check_labels(len(patches.data_set.classes))
+    if patches.has_instances:
+        check_instances(patches, "tested objects are")  # from here on they are in the hash of the labels
+    splits = [PatchDataset([patches], str(split), 0) for split in patches.index.split.unique()]
+    native = hashlib.sha256()
+    for source in patches.index.source.unique():
+        files = zip(native_files(patches.folder, source), (read_rgb, read_index_map, read_index_map), strict=True)
+        for pixels in (read(file) for file, read in files if file.is_file()):
+            native.update(pixels.tobytes())
+    return hash_of_question(what_is_shown(*splits), native.hexdigest())
+
+
 def train_and_test(
     script: str, words: list[object], data: Path, split: str, folder: Path, log: Path
 ) -> tuple[Result, dict[str, Any]]:
     """Train by one of the scripts, with the options `words`, and test: the results, and what a row says of the run."""
-    begin = time.monotonic()
+    begin, version = time.monotonic(), commit()
     run(script, "--data", data, "--run-name", folder, *words, "--batch-size", BATCH, log=log)
     trained = time.monotonic()
     found = tested("GenSelfDiff/test/test_script.py", ["--run", folder], data, split, folder / "results", log)
-    return found, about(round(trained - begin), round(time.monotonic() - trained))
+    return found, about(round(trained - begin), round(time.monotonic() - trained), version)
 
 
 def tested(script: str, words: list[object], data: Path, split: str, results: Path, log: Path) -> Result:
@@ -53,11 +74,25 @@ def figures(found: Result, metrics: Iterable[MetricName], of_each: Iterable[Metr
     }
 
 
-def about(seconds: int, of_the_test: int) -> dict[str, Any]:
-    """What a row says of how its run was made."""
+def about(seconds: int, of_the_test: int, version: str) -> dict[str, Any]:
+    """What a row says of how its run was made; `version`: `commit` when it began."""
     device = str(pick_device("auto"))
     spent = {"seconds": seconds, "seconds of the test": of_the_test}
-    return spent | {"torch": torch.__version__, "machine": machine(device)}
+    return spent | {COMMIT: version, "torch": torch.__version__, "machine": machine(device)}
+
+
+def commit() -> str:
+    """The version of the project, with a + where files were changed since; "unknown" outside of git."""
+    said = []
+    for words in (("rev-parse", "--short=10", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
+        try:
+            done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
+        except OSError:  # no git
+            return "unknown"
+        if done.returncode:
+            return "unknown"
+        said.append(done.stdout.strip())
+    return said[0] + ("+" if said[1] else "")
 
 
 def seconds_a_step(size: int, dim: int) -> float:

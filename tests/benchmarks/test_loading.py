@@ -4,9 +4,11 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pandas as pd
 import pytest
+import torch
 
 from benchmarks import loading
-from benchmarks.loading import Settings, in_new_process, main, make_data_set, processor_seconds
+from benchmarks.loading import Case, Settings, in_new_process, main, make_data_set, processor_seconds
+from GenSelfDiff.devices import Devices
 from GenSelfDiff.patches import Patches
 from tests.GenSelfDiff.runs import fork_server
 
@@ -45,6 +47,17 @@ def test_the_tables_have_a_row_for_each_case_and_part(tmp_path, capsys, monkeypa
     assert all(part in text for part in costs.index)
     names = {"loading.csv", "parts.csv", "loading.md"}
     assert {f.name for f in (tmp_path / "results").glob("[!.]*")} == names  # no patch is left
+
+
+def test_labels_are_read_before_the_first_batch_of_fine_tuning_alone(tiny_data_set, tmp_path, monkeypatch):
+    folder, read = make_data_set(tmp_path / "links", 12, tiny_data_set), []
+    monkeypatch.setattr(loading, "prepare", lambda _: Devices(torch.device("cpu")))
+    monkeypatch.setattr(loading, "speed_of", lambda *_: {})
+    monkeypatch.setattr(Patches, "check_labels", lambda patches, classes: read.append((len(patches), classes)))
+    for stage, known in (("pretrain", []), ("finetune", [(12, 2)])):
+        case = Case(stage=stage, recipe="paper", patches=12, cache=False, workers=0)
+        loading.measure(folder, case, Settings(batch_size=2))
+        assert read == known
 
 
 def test_a_large_data_set_is_not_decoded(tmp_path, monkeypatch):

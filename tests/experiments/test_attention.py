@@ -14,7 +14,7 @@ from experiments.attention_report import compared, controls_of, table_of
 from tests.experiments.in_process import one_after_the_other
 from tests.GenSelfDiff.methods.attention.levels import write_levels
 from tests.GenSelfDiff.methods.attention.test_SS_attention import write_images
-from utils_general import InputError
+from utils_general import InputError, read_rgb, write_png
 
 SMALL = ("--recipe", "improved", "--dim", 8, "--workers", 0)
 TILES = ("--tile", 16, "--scale-jitter", 0, "--dilations", 1, "--batch-size", 6)
@@ -64,9 +64,15 @@ def test_everything_is_made_once_and_reported(settings, capsys, monkeypatch):
     (learnt,) = settings.output.glob("runs/learnt_*.txt")
     assert "tensors loaded" in learnt.read_text() and len([*settings.output.glob("tests/*/label_maps")]) == 3
     before = (settings.records / "attention_MoNuSeg_test.csv").read_bytes()
+    table.assign(published=[None, "0.5, by hand", None]).to_csv(settings.output / "table.csv", index=False)
     capsys.readouterr()
     attention.main(settings)
     assert (settings.records / "attention_MoNuSeg_test.csv").read_bytes() == before
+    kept = pd.read_csv(settings.output / "table.csv")
+    assert (
+        kept.published.fillna("").tolist() == ["", "0.5, by hand", ""]
+        and kept.columns.tolist() == table.columns.tolist()
+    )
     assert "0 rows are missing" in capsys.readouterr().out
     monkeypatch.setitem(RUNS, "dye", Attention(("--task", "haematoxylin"), steps=3))
     with pytest.raises(InputError, match="a row of attention, begun with haematoxylin, 1 that was asked for something"):
@@ -88,6 +94,23 @@ def test_what_decides_names_a_folder_and_nothing_else(settings, monkeypatch):
     assert [now == then for now, then in zip(folders(), before, strict=True)] == [False, True, True]
     monkeypatch.setattr(plan, "PRETRAINING", (*plan.PRETRAINING, "--learning-rate", 0.1))
     assert [now == then for now, then in zip(folders(), before, strict=True)] == [False, True, False]
+
+
+def test_a_row_is_asked_with_the_images_it_is_tested_on(settings):
+    """What learns from pseudo-labels is tested on other patches than attention; what was trained stays the same."""
+    arms = ["attention, begun with haematoxylin", "labels of attention, diffusion"]
+
+    def asked():
+        grid = attention.Grid(settings)
+        return [grid.question(ARMS[name]) for name in arms], grid.folder("runs", "warm", 1)
+
+    before, trained = asked()
+    for i, root in enumerate((settings.levels[0], settings.data)):
+        image = root / "test" / "images" / "image_0.png"
+        write_png(image, 255 - read_rgb(image))
+        now, folder = asked()
+        assert [a == b for a, b in zip(now, before, strict=True)] == [i > 0, i < 1] and folder == trained
+        before = now
 
 
 def test_all_names_are_known():

@@ -2,12 +2,13 @@
 
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pandas as pd
 import pytest
+import torch
 
-from experiments import grid, labels, recipes
+from experiments import attention, grid, labels, nudiff, paper_tables, pretraining, recipes, robustness
 from tests.experiments.in_process import one_after_the_other
 from utils_general import InputError
 
@@ -97,6 +98,21 @@ def test_the_pretrained_weights_are_part_of_what_is_asked(tmp_path):
     weights.write_bytes(b"2")
     assert grid.weights_of(["--pretrained", str(weights)]) != before
     assert grid.weights_of(["--pretrained", "scratch", "--dim", "8"]) == ""
+
+
+@pytest.mark.parametrize(("device", "jobs"), [("cpu", 2), ("cuda", 1)])
+def test_a_gpu_is_not_shared_unasked(device, jobs, monkeypatch, tiny_data_set, tmp_path):
+    monkeypatch.setattr(grid, "pick_device", lambda _: torch.device(device))
+    assert (grid.at_once(None), grid.at_once(3)) == (jobs, 3)
+    started = []
+    monkeypatch.setattr(recipes, "run_all", lambda _, at_once: started.append(at_once))
+    monkeypatch.setattr(recipes, "read", lambda _: None)
+    for name in ("compare", "write_table", "draw"):
+        monkeypatch.setattr(recipes, name, lambda *_: None)
+    recipes.main(recipes.Settings(data=tiny_data_set, output=tmp_path / "recipes"))
+    assert started == [jobs]
+    grids = (attention, labels, nudiff, paper_tables, pretraining, recipes, robustness)
+    assert {field.default for module in grids for field in fields(module.Settings) if field.name == "jobs"} == {None}
 
 
 def test_labels(tiny_data_set, tmp_path, monkeypatch):

@@ -108,13 +108,15 @@ def test_gains_are_paired_by_draw_and_image():
 
 
 def test_one_difference_was_named_beforehand():
-    """Its p is not adjusted; of the others, 0.01 and 0.04, the smaller one counts for two."""
+    """Its p is not adjusted; the others, 0.01 and 0.04, are for all that are planned: these two, AJI and Dice of one
+    more, and what was not planned, if it is there."""
     judged = {nudiff_report.PERCENT: 10, "arm": "real + synthetic", "draws": 6, "Dice p": 0.04}
     judged |= {"AJI gain": 0.021, "AJI low": 0.001, "AJI high": 0.041, "AJI p": 0.03}
     rows = [judged, {nudiff_report.PERCENT: 20, "arm": "real + synthetic", "AJI p": 0.01}]
-    nudiff_report.adjust(rows)
-    assert "AJI adjusted p" not in judged and judged["Dice adjusted p"] == 0.04
-    assert rows[1]["AJI adjusted p"] == 0.02
+    planned = [(10, "real"), (10, "real + synthetic"), (10, "synthetic")]
+    nudiff_report.adjust(rows, planned)
+    assert "AJI adjusted p" not in judged and judged["Dice adjusted p"] == pytest.approx(3 * 0.04)
+    assert rows[1]["AJI adjusted p"] == pytest.approx(4 * 0.01)
     assert nudiff_report.judgement(rows).endswith("+0.021 (+0.001 to +0.041), p 0.03, of 6 draws")
     assert nudiff_report.judgement(rows[1:]).endswith("not run yet")
 

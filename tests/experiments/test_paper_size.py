@@ -102,6 +102,27 @@ def test_what_is_shown_fits(tmp_path):
     assert said.startswith("1 larger files")
 
 
+def killed(folder):
+    """What a test leaves that was killed by the system, or with its machine."""
+    (folder / ".unfinished-abc" / "label_maps").mkdir(parents=True)
+    (folder / ".unfinished-abc" / "images.csv").touch()
+    (folder / ".in_use").write_text("process 1 on another machine")
+
+
+def test_a_killed_test_is_done_again_and_is_no_row(measured, monkeypatch):
+    experiment, started = measured(), []
+    monkeypatch.setattr(paper_size, "run_for", lambda _, script, *__: started.append(script))
+    chain = experiment.chains[0]
+    killed(results := experiment._results(chain, "from scratch"))
+    assert experiment.write_tables().count("nothing yet") == 2  # no run, no tested method
+    experiment._test_chain(chain)
+    scripts = ["test_script.py", "test_script.py", "baselines.py", "compare.py", "image_generation.py"]
+    assert [script.rpartition("/")[2] for script in started] == scripts
+    (results / "summary.json").touch()
+    experiment._test_chain(chain)
+    assert [script.rpartition("/")[2] for script in started[5:]] == scripts[1:-1]
+
+
 def options(settings):
     words = []
     for field in fields(settings):
@@ -112,7 +133,8 @@ def options(settings):
 
 
 def test_killed_and_continued_it_ends_with_the_table(settings, forked, capsys):
-    """The measurement and the first pre-training are interrupted; both networks are fine-tuned for as many epochs."""
+    """The measurement and the first pre-training are interrupted, a test and a comparison were killed; both networks
+    are fine-tuned for as many epochs."""
     settings = replace(settings, recipes=("paper",), finetune_epochs=4, pretrain_epochs=3, minutes=100)
     command = [sys.executable, ROOT / "experiments" / "paper_size.py", *options(settings)]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL) as process:
@@ -123,6 +145,8 @@ def test_killed_and_continued_it_ends_with_the_table(settings, forked, capsys):
     assert process.returncode == 130
     before = read_json(settings.output / "record.json")
     assert before["seconds"] > 1 and "measured" in before["notes"]
+    for name in ("paper_from_scratch", "paper_compare"):
+        killed(settings.output / "results" / name)
     paper_size.main(settings)
     said = capsys.readouterr().out
     assert "3 of 3 epochs" not in said  # planned in the first call

@@ -33,7 +33,7 @@ from GenSelfDiff.intervals import mean_interval
 from tests.conftest import ROOT, write_tiny_data_set
 from tests.experiments.in_process import one_after_the_other, run_here
 from tests.GenSelfDiff.methods.pretrainings import PRETRAININGS
-from utils_general import InputError, write_json
+from utils_general import InputError, read_rgb, write_json, write_png
 
 TINY = Size(
     data={"MoNuSeg": "one", "GlaS": "two"},
@@ -164,9 +164,9 @@ def test_what_is_asked(asked):
     """The same whatever a row is called; other at another length, recipe, number of labels or on other patches."""
     roots = {"MoNuSeg": asked.data / "one"}
 
-    def ask(way, size=TINY, labelled=0, seed=1):
+    def ask(way, size=TINY, labelled=0, seed=1, split="test"):
         runs = table_runs.TableRuns("small", size, roots, asked.runs, asked.records, 1)
-        return runs.ask(table_runs.Wanted(way, "MoNuSeg", labelled, seed, 1e-3))
+        return runs.ask(table_runs.Wanted(way, "MoNuSeg", labelled, seed, 1e-3), "MoNuSeg", split)
 
     assert ask(OURS) == ask(Way(SelfSupervised(on="MoNuSeg"), recipe="improved"))
     assert ask(OURS)["way"] != ask(Way(SelfSupervised(), recipe="paper"))["way"] != ask(Way(recipe="paper"))["way"]
@@ -181,14 +181,49 @@ def test_what_is_asked(asked):
     ]
 
 
+def test_other_held_out_or_test_images_are_another_question(asked):
+    """Held-out images choose the network: they count for every row; test images for rows of tests, where tested."""
+    roots = {"MoNuSeg": asked.data / "one", "GlaS": write_tiny_data_set(asked.data / "two", seed=9, prefix="n")}
+    ways = (Way(), OURS)
+
+    def questions():
+        runs = table_runs.TableRuns("small", TINY, roots, asked.runs, asked.records, 1)
+        wanted = [table_runs.Wanted(way, "MoNuSeg", 0, 1) for way in ways]
+        rows = [runs.ask(w, *where)["asked"] for where in (("MoNuSeg", "val"), ("GlaS", "test")) for w in wanted]
+        return [*rows, runs.weights(wanted[1])]
+
+    before = questions()
+    for image, same in (
+        ("one/labelled/images/image_8.png", [False] * 4 + [True]),
+        ("one/unlabelled/images/image_8.png", [True, False, True, False, False]),
+        ("one/test/images/image_0.png", [True] * 5),
+        ("two/test/images/image_0.png", [True, True, False, False, True]),
+    ):
+        write_png(asked.data / image, 255 - read_rgb(asked.data / image))
+        now = questions()
+        assert [a == b for a, b in zip(now, before, strict=True)] == same, image
+        before = now
+
+
 def test_targets_made_of_instances_want_instances(asked):
     """The tiny patches have instance maps; without them the way is left out, and no other."""
     root, border = asked.data / "one", replace(OURS, options=("--targets", "border"))
     for expected in (True, False):
         runs = table_runs.TableRuns("small", TINY, {"MoNuSeg": root}, asked.runs, asked.records, 1)
         wanted = [table_runs.Wanted(way, "MoNuSeg", 0, 1) for way in (border, OURS)]
-        assert [runs.is_possible(w) for w in wanted] == [expected, True]
+        assert [not runs.lacking(w) for w in wanted] == [expected, True]
         shutil.rmtree(root / "labelled" / "instances", ignore_errors=True)
+
+
+def test_numbers_of_labels_that_a_data_set_has_not_are_left_out(asked, capsys, monkeypatch):
+    """Two images may be trained on: said at once, not by a run hours later."""
+    monkeypatch.setitem(SIZES, "paper", replace(TINY, labels=(2, 3, 0)))
+    monkeypatch.setitem(TABLES, "few-labels", Table("Few", {"scratch": Way()}, few_labels=True))
+    paper_tables.main(replace(asked, table="few-labels", size="paper", estimate=True))
+    said = capsys.readouterr().out
+    assert "left out: MoNuSeg has 2 images to train on, not 3\n" in said and said.count("left out") == 1
+    # a choice of each of two rates, with all labels; then a test with 2, and one with all
+    assert "0 networks to pre-train, 4 runs to train and test" in said
 
 
 def test_few_labels_are_those_of_the_question(asked, started, monkeypatch):
@@ -225,6 +260,19 @@ def test_means_deviations_and_intervals_by_hand():
     text = table_report.as_text(table_report.summarise(runs).assign(paper=""))
     assert text.loc["a", "Dice"].startswith("0.600 ± 0.141 [") and text.loc["a", "published: AJI"] == "0.200 ± 0.141"
     assert "labels" not in text
+
+
+def test_versions_that_rows_do_not_name_are_unknown(tmp_path, capsys):
+    """Rows of old have none: the version of the others is not theirs."""
+    place = {"data set": "GlaS", "labelled images": 0, "learning rate": 1e-3, "images": 2, "torch": "2"}
+    spent = {"seconds": 1, "seconds of the test": 0, "Dice": 0.5, "AJI": 0.5, "Dice x": 0.5, "Dice y": 0.5}
+    rows = [("a", 1, "c"), ("a", 2, None), ("b", 1, "d")]
+    runs = pd.DataFrame([{**place, **spent, "method": m, "seed": s, "commit": c} for m, s, c in rows])
+    table_report.write(runs, "Title", {"settings": "x"}, tmp_path, "t")
+    assert pd.read_csv(tmp_path / "t.csv")["commit"].tolist() == ["c, d, unknown"] * 2
+    assert "commit: c, d, unknown" in (tmp_path / "t.md").read_text()
+    assert table_report.summarise(runs)["commit"].tolist() == ["c, unknown", "d"]
+    assert table_report.summarise(runs.drop(columns="commit"))["commit"].tolist() == ["unknown"] * 2
 
 
 def test_the_tables_of_the_paper_hold_together():

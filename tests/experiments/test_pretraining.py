@@ -15,7 +15,7 @@ from experiments.questions import PreTraining, Question
 from experiments.records import Records
 from GenSelfDiff import checkpoint
 from tests.experiments.in_process import one_after_the_other
-from utils_general import InputError, write_png
+from utils_general import ROOT, InputError, write_png
 
 SMALL = ("--recipe", "improved", "--dim", 8, "--workers", 0)
 
@@ -71,7 +71,10 @@ def test_weights_are_kept_and_those_of_another_plan_are_no_start(asked, monkeypa
     row = grid.ask("low noise, shuffled", 1, 1, 1e-3)
     assert not grid.is_ready(row)
     grid.pretrain("low", 1)
-    kept = checkpoint.load(asked.weights / "tiny" / "low_1.pth")["model_state_dict"]
+    kept = checkpoint.load(asked.weights / "tiny" / "low_1.pth")
+    assert (kept["settings"]["run_name"], kept["settings"]["data"]) == ("low_1", ["tiny"])
+    assert str(asked.output) not in str(kept["settings"]) and kept["settings"]["dim"] == 8
+    kept = kept["model_state_dict"]
     whole = checkpoint.load(grid.work / "pretrained" / "low_1" / "best.pth")["model_state_dict"]
     assert all(torch.equal(value.half(), kept[name]) for name, value in whole.items())
     elsewhere = replace(asked, output=tmp_path / "elsewhere")  # another machine, with the weights alone
@@ -82,6 +85,14 @@ def test_weights_are_kept_and_those_of_another_plan_are_no_start(asked, monkeypa
     monkeypatch.setitem(pretraining.PRETRAININGS, "low", PreTraining((*SMALL, "--t-below", 9), steps=3))
     with pytest.raises(InputError, match=r"low_1\.pth was asked for something else"):
         again.is_ready(row)
+
+
+def test_weights_in_the_repository_name_no_folder_of_a_machine():
+    kept = sorted((ROOT / "experiments" / "weights").rglob("*.pth"))
+    for path in kept:
+        told = checkpoint.load(path)["settings"]
+        assert (told["run_name"], told["data"]) == (path.stem, [path.parent.name])
+    assert kept
 
 
 def test_an_arm_without_its_choice_is_refused(asked):
@@ -182,6 +193,20 @@ def test_another_plan_is_another_question(asked, monkeypatch):
     assert pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"]).ask(*which)["asked"] != before
 
 
+def test_other_test_images_are_another_test(asked):
+    """A corrected label: tests are asked anew, of trivial methods too; choices and pre-trained networks stay."""
+
+    def questions():
+        grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
+        tests = [grid.ask("scratch", 1, 1, 1e-3), grid.ask_trivial("Otsu", "otsu")]
+        return [*(row["asked"] for row in [*tests, *grid.choices()]), grid.ask_pretraining("low", 1)]
+
+    before = questions()
+    file = asked.data / "test" / "labels" / "label_0.png"
+    write_png(file, np.asarray(Image.open(file)) * 0)
+    assert [a == b for a, b in zip(questions(), before, strict=True)] == [False, False, *[True] * 5]
+
+
 def test_a_paired_difference_by_hand():
     """The same gain everywhere has no width. One draw says nothing of draws: its two images alone make the width.
 
@@ -254,6 +279,19 @@ def test_all_comparisons_but_the_primary_one_are_adjusted():
     judge(rows, question, trivial=0.5)
     assert [row["adjusted p"] for row in rows] == pytest.approx([0.04, 0.06, 0.03, 0.06])
     assert [row["gain"] for row in rows] == ["yes", "no", "yes", "no"]
+
+
+def test_what_is_planned_is_adjusted_for_though_it_is_not_run_yet():
+    """Of six planned comparisons one is the primary one; the first other with p = 0.01 counts for five."""
+    question = Question("x", "x", {2: 9, 4: 9}, {2: 1, 4: 1}, ("scratch", "P2", "low noise", "shuffled", "some"),
+                        chosen_with=4, pays=0.02, judged="low noise", only={"P2": {4: 9}, "some": {2: 3}})  # fmt: skip
+    row = {"arm": "P2", "labelled images": 4, "Dice": 0.8, "difference in Dice": 0.1, "p": 0.01}
+    primary = row | {"arm": "low noise"}
+    judge([row, primary], question, trivial=0.5)
+    others = [("low noise", 2), ("low noise", 4), ("shuffled", 2), ("shuffled", 4), ("some", 2)]
+    assert question.compared == [("P2", 4), *others]
+    assert row["adjusted p"] == pytest.approx(0.05) and row["gain"] == "no"
+    assert primary["adjusted p"] == 0.01 and primary["gain"] == "yes"
 
 
 def test_pre_training_against_its_controls():
