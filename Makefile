@@ -30,7 +30,8 @@ bench: $(VENV)/bench
 
 # The whole pipeline at a size for two CPU cores. Stopped and started again, it goes on where it was.
 SMALL := --data demo/patches --workers 1 --recipe improved --epochs 8
-PRETRAIN := $(SMALL) --dim 16 --sample-every 8
+WIDTH := 24
+PRETRAIN := $(SMALL) --dim $(WIDTH) --sample-every 8
 FINETUNE := $(SMALL)
 
 demo/raw/MoNuSegTestData: | $(VENV)/installed
@@ -42,11 +43,11 @@ demo/patches/dataset.json: | demo/raw/MoNuSegTestData
 demo: $(VENV)/installed demo/patches/dataset.json
 	$(PY) GenSelfDiff/pretrain/SS_diff.py $(PRETRAIN) --run-name $(CURDIR)/demo/pretrain
 	$(PY) GenSelfDiff/downstream_train/Diff_Seg.py $(FINETUNE) --run-name $(CURDIR)/demo/without_pretraining \
-	    --pretrained scratch --dim 16
+	    --pretrained scratch --dim $(WIDTH)
 	$(PY) GenSelfDiff/downstream_train/Diff_Seg.py $(FINETUNE) --run-name $(CURDIR)/demo/with_pretraining \
 	    --pretrained demo/pretrain
 	$(PY) image_generation.py --data demo/patches --pretrained demo/pretrain --output demo/generated --count 8 \
-	    --sampler dpm-solver++
+	    --sampler ddim --eta 1 --steps 200
 	for run in without_pretraining with_pretraining; do \
 	    $(PY) GenSelfDiff/test/test_script.py --data demo/patches --run demo/$$run --output demo/results/$$run \
 	        --overwrite || exit; done
