@@ -82,9 +82,10 @@ def about(seconds: int, of_the_test: int, version: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The version of the project, with a + where files were changed since; "unknown" outside of git."""
+    """The version of the project, with a + where code was changed since; "unknown" outside of git."""
     said = []
-    for words in (("rev-parse", "--short=10", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
+    changed = ("status", "--porcelain", "--untracked-files=no", "*.py")  # a grid changes the records all the time
+    for words in (("rev-parse", "--short=10", "HEAD"), changed):
         try:
             done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
         except OSError:  # no git

@@ -59,11 +59,14 @@ def test_the_version_of_the_project(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert commit() == "unknown"
     git("init")
-    (tmp_path / "a.py").write_text("1")
-    git("add", "a.py")
+    for name in ("a.py", "rows.csv"):
+        (tmp_path / name).write_text("1")
+        git("add", name)
     git("commit", "-m", "a")
     first = commit()
     assert len(first) == 10
+    (tmp_path / "rows.csv").write_text("2")
+    assert commit() == first
     (tmp_path / "a.py").write_text("2")
     assert commit() == f"{first}+"
     monkeypatch.setenv("PATH", str(tmp_path))
