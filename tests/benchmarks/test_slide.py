@@ -21,6 +21,7 @@ def test_a_slide_is_made_and_measured(crops, tmp_path, capfd):
     pytest.importorskip("imagecodecs", reason="imagecodecs, of requirements-bench.txt, writes JPEG tiles")
     torch.manual_seed(0)
     about = {"epoch": 1, "loss": 0.5, "stage": "finetune", "patch_size": 64, "settings": {"input_range": [0.0, 1.0]}}
+    about["classes"] = ["background", "nucleus"]
     checkpoint.save(tmp_path / "run.pth", {**about, "model_state_dict": SegNet(8, 2).state_dict()})
     settings = slide.Settings(crops=crops, run=str(tmp_path / "run.pth"), side=1500, islands=2, output=tmp_path / "out")
     slide.main(settings)
