@@ -268,11 +268,14 @@ def test_what_is_called_a_gain():
     judge(told, question, trivial=0.65)  # scratch has 0.6125: better than what is worse than nothing is no gain
     assert [row["gain"] for row in told[1:]] == ["below trivial", "no"]
     assert row_of(table, question, "P2", 8) is None
+    alone = [row_of(table[table.draw == 1], question, arm, 4) for arm in arms]
+    judge(alone, question, trivial=0.6)
+    assert [row["gain"] for row in alone[1:]] == ["one draw", "one draw"]
 
 
 def test_all_comparisons_but_the_primary_one_are_adjusted():
     rows = [
-        {"arm": arm, "labelled images": n, "Dice": 0.8, "difference in Dice": 0.1, "p": p}
+        {"arm": arm, "labelled images": n, "Dice": 0.8, "paired draws": 2, "difference in Dice": 0.1, "p": p}
         for arm, n, p in (("P2", 4, 0.04), ("P2", 8, 0.04), ("low noise", 4, 0.01), ("low noise", 8, 0.03))
     ]
     question = Question("x", "x", {4: 2}, {4: 1}, ("scratch",), chosen_with=4, pays=0.02, judged="P2")
@@ -285,7 +288,7 @@ def test_what_is_planned_is_adjusted_for_though_it_is_not_run_yet():
     """Of six planned comparisons one is the primary one; the first other with p = 0.01 counts for five."""
     question = Question("x", "x", {2: 9, 4: 9}, {2: 1, 4: 1}, ("scratch", "P2", "low noise", "shuffled", "some"),
                         chosen_with=4, pays=0.02, judged="low noise", only={"P2": {4: 9}, "some": {2: 3}})  # fmt: skip
-    row = {"arm": "P2", "labelled images": 4, "Dice": 0.8, "difference in Dice": 0.1, "p": 0.01}
+    row = {"arm": "P2", "labelled images": 4, "Dice": 0.8, "paired draws": 9, "difference in Dice": 0.1, "p": 0.01}
     primary = row | {"arm": "low noise"}
     judge([row, primary], question, trivial=0.5)
     others = [("low noise", 2), ("low noise", 4), ("shuffled", 2), ("shuffled", 4), ("some", 2)]
