@@ -59,7 +59,7 @@ def table_of(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
             row.update({name: np.nan for name in row if name.endswith(" p")})
         elif "Dice p" in row:
             sure = _surely_more(row, PAYS) and (row["arm"] != JUDGED or _surely_more(_against(table, JUDGED, PRETEXT)))
-            row["gain"] = "yes" if sure else "no"
+            row["gain"] = ("yes" if sure else "no") if row["seeds"] > 1 else "one seed"  # others might differ
     return pd.DataFrame(rows)
 
 

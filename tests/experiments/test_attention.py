@@ -145,6 +145,9 @@ def test_what_is_called_a_gain():
         assert told.gain.fillna("").tolist() == ["", "no", "no", is_gain, ""] and np.isnan(told["Dice p"].iloc[-1])
     told = table_of(rows_of(gains), arms).set_index("arm")
     assert told.gain.fillna("").tolist() == ["", "no", "no", "no"]  # nothing to compare it with
+    first = rows_of(gains)
+    alone = table_of(first[first.seed <= 1], arms).set_index("arm")
+    assert alone.gain.fillna("").tolist() == ["", "one seed", "one seed", "one seed"]
     assert told["Dice more"].tolist()[1:] == pytest.approx([0.012, -0.048, 0.042])
     assert told.loc[plan.JUDGED, "Dice"] == pytest.approx(0.592) and (told["hours of training"] == 1).all()
     assert (told["AJI low"] <= told["AJI more"]).iloc[1:].all()
