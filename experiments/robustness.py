@@ -24,6 +24,7 @@ from tqdm import tqdm
 from benchmarks.tables import write_table
 from experiments.changes import CHANGES, UNCHANGED
 from experiments.grid import at_once, folder_name, hash_of, remember, run, run_all
+from experiments.training_runs import WITHOUT_PICTURES
 from GenSelfDiff import checkpoint
 from GenSelfDiff.comparison.results import Result
 from GenSelfDiff.data import pretraining_folder
@@ -105,7 +106,7 @@ def one_test(settings: Settings, tested: str, trivial: bool, root: Path, folder:
         return
     script = "baselines" if trivial else "test_script"
     which = ["--method", tested] if trivial else ["--run", checkpoint.find(tested).resolve()]
-    words = ["--data", root, "--split", settings.split, "--output", folder, "--pictures", 1, *which]
+    words = ["--data", root, "--split", settings.split, "--output", folder, *WITHOUT_PICTURES, *which]
     run(f"GenSelfDiff/test/{script}.py", *words, log=folder.with_name(f"{folder.name}.txt"))
 
 

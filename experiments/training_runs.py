@@ -25,6 +25,7 @@ from utils_general import ROOT, InputError, read_index_map, read_rgb
 
 BATCH = 8
 SECONDS_A_TEST = 40.0  # about: starting two scripts, testing
+WITHOUT_PICTURES = ("--no-report", "--pictures", 0)
 PATIENCE = 20.0  # seconds after which no further step is measured
 
 
@@ -62,7 +63,7 @@ def train_and_test(
 
 def tested(script: str, words: list[object], data: Path, split: str, results: Path, log: Path) -> Result:
     """The results of one of the scripts that test."""
-    where = ["--data", data, "--output", results, "--split", split, "--pictures", 1, "--overwrite"]
+    where = ["--data", data, "--output", results, "--split", split, "--overwrite", *WITHOUT_PICTURES]
     run(script, *words, *where, log=log)
     return Result.read(results)
 

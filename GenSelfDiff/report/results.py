@@ -40,6 +40,8 @@ class ReportSettings(InstanceSettings):
     """test, or val: the labelled images that are held out of training, to make choices on"""
     pictures: int = 20
     """how many images get pictures, beside the report's examples; label maps are written of all"""
+    report: bool = True
+    """draw the report, its charts and its examples: half of a test's time, which grids of many tests spare"""
     overwrite: bool = False
     """replace the results of an earlier test"""
 
@@ -84,8 +86,9 @@ def run_test(settings: ReportSettings, output: Path, patches: Patches, method: M
         seconds=seconds,
     )
     with add_files(output):
-        _draw(output, facts, settings.pictures)
-    print(f"report.html, tables, pictures and label maps are in {output}")
+        _draw(output, facts, settings)
+    report = "report.html, tables, pictures" if settings.report else "tables"
+    print(f"{report} and label maps are in {output}")
 
 
 def _evaluate(
@@ -103,10 +106,11 @@ def _evaluate(
     return evaluation, {"network": network, "pictures": writing, "all": everything}
 
 
-def _draw(results: Path, facts: Facts, pictures: int) -> None:
+def _draw(results: Path, facts: Facts, settings: ReportSettings) -> None:
     """The report, and pictures of the first images; where one of the two fails, the other is drawn all the same."""
     failures = []
-    for draw in (partial(draw_report, results, facts), partial(draw_images, results, facts, pictures)):
+    drawings = [partial(draw_report, results, facts)] if settings.report else []
+    for draw in (*drawings, partial(draw_images, results, facts, settings.pictures)):
         try:
             draw()
         except Exception as error:  # whatever it is: raised again below

@@ -270,6 +270,15 @@ def test_a_truncated_image_leaves_no_half_results(settings):
     assert not settings.output.exists() and not list(settings.output.parent.glob("*unfinished"))
 
 
+def test_a_grid_of_tests_spares_the_pictures(tiny_data_set, tmp_path, capsys):
+    asked = baselines.Settings(data=tiny_data_set, output=tmp_path / "results", pictures=0, report=False)
+    baselines.main(asked)
+    assert not list(asked.output.rglob("*.html")) and {f.parent.name for f in asked.output.rglob("*.png")} == {
+        "label_maps"
+    }
+    assert capsys.readouterr().out.splitlines()[-1] == f"tables and label maps are in {asked.output}"
+
+
 def test_baselines(settings, tmp_path):
     for method in ("otsu", "background"):
         baselines.main(baselines.Settings(data=settings.data, method=method, output=tmp_path / method, pictures=0))
