@@ -24,7 +24,7 @@ import torch
 
 from experiments.grid import at_once, folder_name, run, run_all
 from experiments.pretraining_report import SEED, TRIVIAL, report
-from experiments.questions import ARMS, DIM, PRETRAININGS, QUESTIONS, RATES, SMALL, Arm, Question
+from experiments.questions import ARMS, DIM, PRETRAININGS, QUESTIONS, RATES, RATES_OF, SMALL, Arm, Question
 from experiments.records import ASKED, Records, hash_of_question
 from experiments.training_runs import (
     BATCH,
@@ -110,7 +110,10 @@ class Grid:
         """Runs on development images, by which the learning rates are chosen."""
         asking = [name for name in self.arms if not ARMS[name].rate_of]
         return [
-            self.ask_choice(arm, draw, rate) for draw in self.question.choice_draws for arm in asking for rate in RATES
+            self.ask_choice(arm, draw, rate)
+            for draw in self.question.choice_draws
+            for arm in asking
+            for rate in rates_of(arm)
         ]
 
     def ask_choice(self, arm: str, draw: int, rate: float) -> dict[str, Any]:
@@ -120,7 +123,7 @@ class Grid:
     def rate(self, arm: str) -> float:
         """The learning rate with the best mean Dice on development images; of equals the lowest."""
         arm = ARMS[arm].rate_of or arm
-        wanted = [self.ask_choice(arm, draw, rate) for draw in self.question.choice_draws for rate in RATES]
+        wanted = [self.ask_choice(arm, draw, rate) for draw in self.question.choice_draws for rate in rates_of(arm)]
         rows = self.records["val"].of(wanted)
         if len(rows) < len(wanted):
             raise InputError(f"the learning rate of {arm} is not chosen yet: {len(rows)} runs are done")
@@ -278,6 +281,11 @@ class Grid:
             f"{len(missing)} networks to pre-train, {len(runs)} runs to fine-tune and test; a step takes "
             f"{second:.2f} s with one thread: about {hours:.1f} hours, {self.jobs} at a time"
         )
+
+
+def rates_of(arm: str) -> tuple[float, ...]:
+    """The learning rates that an arm is tried with on development images."""
+    return RATES_OF.get(arm, RATES)
 
 
 def _seed(row: dict[str, Any]) -> int:

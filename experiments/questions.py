@@ -95,7 +95,7 @@ PRETRAININGS = {
 KEPT = ("--keep-last-block",)
 CLASSIFIER = "GenSelfDiff/downstream_train/pixel_classifier.py"
 FEW = ("--members", 5, "--hidden", 64, 32)  # of the paper's 10 members of widths 128 and 32: a third of the time
-SHORTER = (75, 150, 300)  # steps of fine-tuning, where 600 are the rule
+LENGTHS = (75, 150, 300, 1200)  # steps of fine-tuning, where 600 are the rule
 ARMS = {
     "scratch": Arm("scratch"),
     "scratch, whole compute": Arm("scratch", more_steps=4000, rate_of="scratch"),
@@ -103,6 +103,7 @@ ARMS = {
     "P2, block kept": Arm("pre-trained", "P2", KEPT),
     "plain": Arm("pre-trained", "plain", KEPT),
     "low noise": Arm("pre-trained", "low", KEPT),
+    "low noise, whole compute": Arm("pre-trained", "low", KEPT, more_steps=4000, rate_of="low noise"),
     "low noise, 1,000 steps": Arm("pre-trained", "low, 1,000 steps", KEPT),
     "low noise, shuffled": Arm("shuffled", "low", KEPT),
     "low noise, block dropped": Arm("pre-trained", "low"),
@@ -111,12 +112,24 @@ ARMS = {
     "scratch, rates by depth": Arm("scratch", options=("--layer-decay", 0.75)),
     "features, untrained": Arm("scratch", options=(*FEW, "--noise-levels", 20, 53, 117), script=CLASSIFIER),
     "features, low noise": Arm("pre-trained", "low", (*FEW, "--noise-levels", 20, 53, 117), CLASSIFIER),
-    "features, P2": Arm("pre-trained", "P2", (*FEW, "--noise-levels", 50, 150, 250), CLASSIFIER),
 }
-for n in SHORTER:  # warm-up is the same part of each length
+for n in LENGTHS:  # warm-up is the same part of each length
     ARMS[f"scratch, {n} steps"] = Arm("scratch", options=("--warm-up", n // 12), more_steps=n - 600)
     ARMS[f"low noise, {n} steps"] = Arm("pre-trained", "low", (*KEPT, "--warm-up", n // 12), more_steps=n - 600)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+RATES_OF = {
+    **{name: (1e-3,) for name in ARMS if name.startswith("features")},  # Baranchuk et al.'s
+    **{f"{start}, {n} steps": (3e-4, 1e-3, 3e-3) for start in ("scratch", "low noise") for n in LENGTHS},
+    **{f"{start}, 1200 steps": (3e-4, 1e-3) for start in ("scratch", "low noise")},
+    "P2": (3e-4, 1e-3),
+    "plain": (3e-4, 1e-3),
+    "low noise, 1,000 steps": (3e-4, 1e-3),
+    "low noise, block dropped": (1e-3,),
+    "low noise, head first": (1e-3,),
+    "low noise, rates by depth": (1e-3, 3e-3),
+    "scratch, rates by depth": (3e-4, 1e-3),
+}
+"""Learning rates that an arm is tried with, where not with all: about those that were best in 600 steps"""
 GLAS = {"data": "GlaS_4", "records": "glas", "chosen_with": 4, "pays": 0.02}
 GLAS_ALL = {"data": "GlaS_4", "records": "glas_all", "chosen_with": 75, "pays": 0.02, "steps": {75: 600}}
 GLAS_ALL["choice_draws"] = (101,)  # all draws are of the same images
@@ -124,36 +137,35 @@ MONUSEG = {"data": "MoNuSeg_2", "records": "monuseg", "chosen_with": 1, "pays": 
 QUESTIONS = {
     "GlaS": Question(
         **GLAS,
-        draws={2: 10, 4: 10, 8: 5, 16: 3, 75: 3},
-        steps={2: 300, 4: 300, 8: 300, 16: 300, 75: 600},
-        arms=("scratch", "scratch, whole compute", "P2", "low noise", "low noise, shuffled"),
-        only={"scratch, whole compute": {4: 3}, "P2": {4: 10}},
+        draws={4: 10, 8: 3, 16: 3},
+        steps={4: 300, 8: 300, 16: 300},
+        arms=("scratch", "low noise", "low noise, shuffled"),
+        only={"low noise, shuffled": {4: 10}},
         parts=("testA", "testB"),
         judged="low noise",
     ),
     "GlaS-all": Question(
         **GLAS_ALL,
         draws={75: 6},
-        arms=("scratch", "scratch, whole compute", "low noise", "low noise, shuffled"),
-        only={"scratch, whole compute": {75: 2}},
+        arms=("scratch", "scratch, whole compute", "low noise", "low noise, shuffled", "low noise, whole compute"),
+        only={"scratch, whole compute": {75: 2}, "low noise, whole compute": {75: 2}},
         parts=("testA", "testB"),
         judged="low noise",
     ),
     "GlaS-features": Question(
         **GLAS,
-        draws={4: 10},
+        draws={},
         steps={4: 300},
-        arms=("scratch", "features, untrained", "features, low noise", "features, P2"),
-        judged="features, low noise",
+        arms=("scratch", "features, untrained", "features, low noise"),
     ),
     "GlaS-budgets": Question(
         **GLAS_ALL,
         draws={},
         arms=(
-            *(f"scratch, {n} steps" for n in SHORTER),
             "scratch",
-            *(f"low noise, {n} steps" for n in SHORTER),
+            *(f"scratch, {n} steps" for n in LENGTHS),
             "low noise",
+            *(f"low noise, {n} steps" for n in LENGTHS),
         ),
     ),
     "GlaS-transfer": Question(
@@ -171,20 +183,20 @@ QUESTIONS = {
     "GlaS-noise": Question(
         **GLAS_ALL,
         draws={},
-        arms=("scratch", "P2, block kept", "plain", "low noise", "low noise, 1,000 steps"),
+        arms=("scratch", "P2", "P2, block kept", "plain", "low noise", "low noise, 1,000 steps"),
     ),
     "MoNuSeg": Question(
         **MONUSEG,
-        draws={1: 20, 3: 10, 9: 5, 20: 3},
+        draws={1: 20, 3: 5, 9: 3, 20: 2},
         steps={1: 300, 3: 300, 9: 300, 20: 600},
         arms=("scratch", "low noise", "low noise, shuffled"),
+        only={"low noise, shuffled": {1: 20}},
         judged="low noise",
     ),
     "MoNuSeg-features": Question(
         **MONUSEG,
-        draws={1: 10, 3: 10, 9: 5},
-        steps={1: 300, 3: 300, 9: 300},
-        arms=("scratch", "features, untrained", "features, low noise", "features, P2"),
-        judged="features, low noise",
+        draws={},
+        steps={1: 300},
+        arms=("scratch", "features, untrained", "features, low noise"),
     ),
 }

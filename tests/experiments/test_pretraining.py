@@ -114,6 +114,24 @@ def test_all_arms_of_a_question_are_known_and_their_choices_are_of_equal_number(
         assert arms[0].start == "scratch" and question.judged in ("", *question.arms)
 
 
+def test_what_is_tested_had_as_many_trials_as_what_it_is_compared_with():
+    tried = {name: pretraining.rates_of(name) for name, arm in questions.ARMS.items() if not arm.rate_of}
+    for question in questions.QUESTIONS.values():
+        rates = {tried[name] for name in question.arms if name in tried}
+        assert rates == {questions.RATES} or not question.draws
+    for n in questions.LENGTHS:
+        assert tried[f"scratch, {n} steps"] == tried[f"low noise, {n} steps"]
+    assert {*questions.RATES_OF} <= {*tried} and all({*rates} <= {*questions.RATES} for rates in tried.values())
+
+
+def test_an_arm_that_is_tried_with_fewer_rates_is_chosen_among_these(asked, monkeypatch):
+    monkeypatch.setitem(pretraining.RATES_OF, "scratch", (1e-2,))
+    pretraining.main(replace(asked, arms=("scratch",), phase="choose"))
+    chosen = pd.read_csv(asked.records / "glas_val.csv")
+    assert chosen["learning rate"].tolist() == [1e-2]
+    assert pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"]).rate("scratch") == 1e-2
+
+
 def test_shuffled_weights_are_the_same_numbers_elsewhere(tmp_path):
     state = {"a": torch.arange(60.0).view(3, 20), "b": torch.arange(50.0)}
     content = {"epoch": 1, "loss": 0.5, "model_state_dict": state}
