@@ -89,8 +89,7 @@ class Grid:
         output = settings.output.resolve()
         self.output, self.work = output / settings.question, output / question.data
         self.weights = settings.weights.resolve() / question.data
-        tables = {split: settings.records / f"{question.records}_{split}.csv" for split in ("val", "test")}
-        self.records = {split: Records(table, KEY) for split, table in tables.items()}
+        self.records = {split: records_of(settings, question, split) for split in ("val", "test")}
         patches = Patches(labelled_folder(self.data), labelled=True)
         self.size = patches.data_set.patch_size
         patches.check_labels(len(patches.data_set.classes))
@@ -283,6 +282,11 @@ class Grid:
         )
 
 
+def records_of(settings: Settings, question: Question, split: Split) -> Records:
+    """The finished runs of a question."""
+    return Records(settings.records / f"{question.records}_{split}.csv", KEY)
+
+
 def rates_of(arm: str) -> tuple[float, ...]:
     """The learning rates that an arm is tried with on development images."""
     return RATES_OF.get(arm, RATES)
@@ -327,7 +331,10 @@ def main(settings: Settings) -> None:
         grid.do("test", grid.missing("test", grid.tests()))
         if grid.question.draws:
             grid.test_trivial()
-    report(grid.question, grid.records["val"].table, grid.records["test"].table, grid.labelled(), grid.output)
+    more = [QUESTIONS[name] for name in (grid.question.continued,) if name]
+    continued = [(question, records_of(settings, question, "test").table) for question in more]
+    tables = [grid.records[split].table for split in ("val", "test")]
+    report(grid.question, *tables, grid.labelled(), grid.output, continued)
 
 
 if __name__ == "__main__":

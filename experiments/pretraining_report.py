@@ -1,5 +1,6 @@
 """The table and the curves of experiments/pretraining.py, from the rows of its finished runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,19 +150,27 @@ def by_organ(table: pd.DataFrame, question: Question, labelled: dict[int, str]) 
     return rows
 
 
-def draw_curves(table: pd.DataFrame, question: Question, path: Path) -> None:
-    """Mean Dice over the number of labelled images, every draw a dot."""
+def draw_curves(asked: list[tuple[Question, pd.DataFrame]], path: Path) -> None:
+    """Mean Dice over the number of labelled images, every draw a dot; the rows of questions that continue each other.
+
+    The line through what learns nothing is that of the first table.
+    """
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    numbers = sorted(question.draws)
-    for i, arm in enumerate(question.arms):
-        dots = {n: dice_by_draw(table, arm, n).mean(axis=1).to_numpy() for n in numbers}
-        dots = {n: values for n, values in dots.items() if len(values)}
+    numbers = sorted({n for question, _ in asked for n in question.draws})
+    arms = [*dict.fromkeys(arm for question, _ in asked for arm in question.arms)]
+    for i, arm in enumerate(arms):
+        of_arm = [(question, table) for question, table in asked if arm in question.arms]
+        found = {n: dice_by_draw(table, arm, n) for question, table in of_arm for n in sorted(question.draws)}
+        dots = {n: of_draws.mean(axis=1).to_numpy() for n, of_draws in found.items() if len(of_draws)}
         if not dots:
             continue
-        shift = 1 + 0.03 * (i - len(question.arms) / 2)
+        shift = 1 + 0.03 * (i - len(arms) / 2)
         axes.plot([n * shift for n in dots], [v.mean() for v in dots.values()], "-o", color=f"C{i}", ms=5, label=arm)
         for n, values in dots.items():
             axes.plot(np.full(len(values), n * shift), values, ".", color=f"C{i}", alpha=0.35, ms=5)
+    for name, style in zip(TRIVIAL, (":", "-."), strict=True):
+        if len(of_all := rows_of(asked[0][1], name, 0)):
+            axes.axhline(of_all["Dice"].iloc[0], color="black", linestyle=style, linewidth=0.8, label=name)
     axes.set(xlabel="labelled images", ylabel="Dice, mean over test images", xscale="log")
     axes.set_xticks(numbers, [str(n) for n in numbers])
     axes.minorticks_off()
@@ -180,11 +189,16 @@ def choices(table: pd.DataFrame, question: Question) -> pd.DataFrame:
 
 
 def report(
-    question: Question, chosen: pd.DataFrame, tested: pd.DataFrame, labelled: dict[int, str], output: Path
+    question: Question,
+    chosen: pd.DataFrame,
+    tested: pd.DataFrame,
+    labelled: dict[int, str],
+    output: Path,
+    continued: Sequence[tuple[Question, pd.DataFrame]] = (),
 ) -> None:
     """Write choices.csv and .md of runs on development images; of the tests, table, controls, parts and curves.png.
 
-    `labelled`: the image of each draw of one.
+    `labelled`: the image of each draw of one. `continued`: what else the curves show, a question with its tests.
     """
     written = ["choices.csv, choices.md"]
     write_table(choices(chosen, question), output / "choices")
@@ -194,7 +208,7 @@ def report(
         judge(rows, question, max((row["Dice"] for row in trivial), default=0.0))
         written.append("table.csv, table.md, curves.png")
         write_table(pd.DataFrame([*trivial, *rows]), output / "table")
-        draw_curves(tested, question, output / "curves.png")
+        draw_curves([(question, tested), *continued], output / "curves.png")
     told = {"controls": controls(tested, question), "parts": parts(tested, question)}
     for name, more in (told | {"organs": by_organ(tested, question, labelled)}).items():
         if more:

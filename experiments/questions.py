@@ -64,6 +64,8 @@ class Question:
     """how many draws of each number of labelled images, for arms that are not run with all"""
     parts: tuple[str, ...] = ()
     """beginnings of the names of test images that come from elsewhere, each told apart"""
+    continued: str = ""
+    """the question of the same test images whose numbers of labelled images the curves show, too"""
     judged: str = ""
     """the arm whose difference from the first, with `chosen_with` labelled images, the question is about, as said
     before any test; all other differences are adjusted for their number"""
@@ -142,6 +144,7 @@ QUESTIONS = {
         arms=("scratch", "low noise", "low noise, shuffled"),
         only={"low noise, shuffled": {4: 10}},
         parts=("testA", "testB"),
+        continued="GlaS-all",
         judged="low noise",
     ),
     "GlaS-all": Question(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import paired, pretraining, questions, training_runs
+from experiments import paired, pretraining, pretraining_report, questions, training_runs
 from experiments.paired import difference
 from experiments.pretraining_report import by_organ, controls, dice_by_draw, judge, parts, row_of
 from experiments.questions import PreTraining, Question
@@ -99,6 +99,21 @@ def test_an_arm_without_its_choice_is_refused(asked):
     grid = pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"])
     with pytest.raises(InputError, match="the learning rate of scratch is not chosen yet: 0 runs are done"):
         grid.rate("scratch")
+
+
+def test_the_curves_go_on_where_another_question_has_other_numbers_of_images(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pretraining_report, "save_figure", lambda figure, _: drawn.append(figure))
+    few, all_of_them = (
+        Question("x", "x", {n: 2}, {n: 1}, ("scratch", arm), chosen_with=n, pays=0.02)
+        for n, arm in ((4, "low noise"), (75, "P2"))
+    )
+    table = as_table(rows_with({"scratch": 0.0, "low noise": 0.1, "P2": 0.2}))
+    more = table.assign(**{"labelled images": 75})
+    pretraining_report.draw_curves([(few, table), (all_of_them, more)], tmp_path / "curves.png")
+    lines = {line.get_label(): line.get_xdata() for line in drawn[0].axes[0].lines}
+    assert [len(lines[arm]) for arm in ("scratch", "low noise", "P2")] == [2, 1, 1]
+    assert [round(float(n)) for n in lines["scratch"]] == [4, 72]  # side by side: a little apart
 
 
 def test_all_arms_of_a_question_are_known_and_their_choices_are_of_equal_number():
