@@ -190,11 +190,13 @@ def parse(script: str, options: list[str]) -> Any:
 
 @functools.cache
 def all_options() -> frozenset[str]:
-    """--name of every setting of every script, what torchrun knows, and --name itself."""
+    """--name of every setting of every script, --no-name of switches, what torchrun knows, and --name itself."""
     names = {"--help", "--name", *(name for action in get_args_parser()._actions for name in action.option_strings)}
     for script in scripts():
         settings = at_the_last_line(script, [], lambda settings, _: fields(settings))
-        names |= {f"--{field.name.replace('_', '-')}" for field in settings}
+        for field in settings:
+            option = field.name.replace("_", "-")
+            names |= {f"--{option}", f"--no-{option}"} if field.type is bool else {f"--{option}"}
     return frozenset(names)
 
 
