@@ -175,7 +175,7 @@ def draw_curves(asked: list[tuple[Question, pd.DataFrame]], path: Path) -> None:
     axes.set_xticks(numbers, [str(n) for n in numbers])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(framealpha=1, edgecolor="none")
     save_figure(figure, path)
 
 
