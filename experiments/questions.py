@@ -151,7 +151,7 @@ QUESTIONS = {
         **GLAS_ALL,
         draws={75: 6},
         arms=("scratch", "scratch, whole compute", "low noise", "low noise, shuffled", "low noise, whole compute"),
-        only={"scratch, whole compute": {75: 2}, "low noise, whole compute": {75: 2}},
+        only={"scratch, whole compute": {75: 3}, "low noise, whole compute": {75: 3}},
         parts=("testA", "testB"),
         judged="low noise",
     ),
