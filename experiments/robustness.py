@@ -110,6 +110,12 @@ def one_test(settings: Settings, tested: str, trivial: bool, root: Path, folder:
     run(f"GenSelfDiff/test/{script}.py", *words, log=folder.with_name(f"{folder.name}.txt"))
 
 
+def names_to_show(names: list[str]) -> dict[str, str]:
+    """Of a run's folder the last part alone, unless two would be called the same."""
+    last = [Path(name).name for name in names]
+    return {name: short if last.count(short) == 1 else name for name, short in zip(names, last, strict=True)}
+
+
 def row_of(tested: str, name: str, found: Result, before: Result) -> dict[str, Any]:
     """Means over the images, and the difference in Dice from the unchanged images with its 95 % interval."""
     change = (found.images["Dice"] - before.images["Dice"]).to_numpy(float)
@@ -173,7 +179,8 @@ def main(settings: Settings) -> None:
         at_once(settings.jobs),
     )
     results = {key: Result.read(folder) for key, folder in folders.items()}
-    rows = [row_of(tested, name, found, results[tested, UNCHANGED]) for (tested, name), found in results.items()]
+    shown = names_to_show(names)
+    rows = [row_of(shown[tested], name, found, results[tested, UNCHANGED]) for (tested, name), found in results.items()]
     table = pd.DataFrame(rows)
     write_table(table, output / "robustness")
     draw(table, output / "robustness.png")

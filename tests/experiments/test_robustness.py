@@ -69,6 +69,7 @@ def test_runs_and_trivial_methods_under_every_change(settings, monkeypatch):
     robustness.main(settings)
     table = pd.read_csv(settings.output / "robustness.csv")
     assert table.groupby("tested", sort=False).change.apply(list).tolist() == [list(three)] * 2
+    assert [*table.tested.unique()] == ["seg", "otsu"]  # a run is called by its name, wherever it lies
     assert (table.images == 2).all() and table.Dice.notna().all()
     changed = table[table.change != UNCHANGED]
     assert (changed.low <= changed["difference in Dice"]).all() and (
@@ -91,6 +92,14 @@ def test_runs_and_trivial_methods_under_every_change(settings, monkeypatch):
     assert [file.stat().st_mtime_ns for file in sorted(settings.output.glob("*/summary.json"))] == times
     with pytest.raises(InputError, match="holds another run: split was test, now it is val"):
         robustness.main(replace(settings, split="val"))
+
+
+def test_runs_of_the_same_name_are_told_apart():
+    assert robustness.names_to_show(["a/run", "b/run", "c/other"]) == {
+        "a/run": "a/run",
+        "b/run": "b/run",
+        "c/other": "other",
+    }
 
 
 @pytest.mark.parametrize(
