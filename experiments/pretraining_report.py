@@ -95,6 +95,8 @@ def judge(rows: list[dict[str, Any]], question: Question, trivial: float) -> Non
         row["gain"] = ("yes" if beaten else "below trivial") if sure else "no"
         if row["paired draws"] == 1:
             row["gain"] = "one draw"  # its p is over images alone: others might differ
+        if row["arm"] in ARMS and ARMS[row["arm"]].more_steps > 0:
+            row["gain"] = "longer"  # than the first arm: `controls` compares like with like
 
 
 def _place(row: dict[str, Any]) -> tuple[str, int]:
@@ -108,7 +110,8 @@ def controls(table: pd.DataFrame, question: Question) -> list[dict[str, Any]]:
     for n in sorted(question.draws):
         for name, arm in plans.items():
             for other, control in plans.items():
-                shuffled = control.start == "shuffled" and control.pretraining == arm.pretraining
+                same = control.pretraining == arm.pretraining and control.more_steps == arm.more_steps
+                shuffled = control.start == "shuffled" and same
                 longer = control.start == "scratch" and control.more_steps > 0
                 if arm.start == "pre-trained" and (shuffled or longer):
                     told = compared(table, question, name, other, n)

@@ -147,6 +147,18 @@ def test_an_arm_that_is_tried_with_fewer_rates_is_chosen_among_these(asked, monk
     assert pretraining.Grid(asked, pretraining.QUESTIONS["GlaS"]).rate("scratch") == 1e-2
 
 
+def test_a_longer_training_is_no_gain_over_a_shorter_one():
+    arms = ("scratch", "scratch, whole compute", "low noise, 4,600 steps", "low noise, shuffled")
+    question = Question("x", "x", {4: 4}, {4: 600}, arms, chosen_with=4, pays=0.02)
+    gains = {"scratch": 0.0, "scratch, whole compute": 0.05, "low noise, 4,600 steps": 0.1, "low noise, shuffled": 0.0}
+    table = as_table(rows_with(gains))
+    told = [row_of(table, question, arm, 4) for arm in arms]
+    judge(told, question, trivial=0.1)
+    assert [row["gain"] for row in told[1:]] == ["longer", "longer", "no"]
+    against = {row["against"]: row["difference in Dice"] for row in controls(table, question)}
+    assert against == pytest.approx({"scratch, whole compute": 0.05})  # the shuffled ones were trained for fewer steps
+
+
 def test_shuffled_weights_are_the_same_numbers_elsewhere(tmp_path):
     state = {"a": torch.arange(60.0).view(3, 20), "b": torch.arange(50.0)}
     content = {"epoch": 1, "loss": 0.5, "model_state_dict": state}
