@@ -27,7 +27,7 @@ from tests.GenSelfDiff.runs import (
     wait_until,
 )
 
-KILLS = 20
+KILLS = 12
 
 
 def of_recipe(recipe, settings, **changes):
@@ -37,7 +37,7 @@ def of_recipe(recipe, settings, **changes):
 
 
 @pytest.mark.parametrize(("stage", "recipe"), [("pretraining", "improved"), ("finetuning", "paper")])
-def test_killed_at_20_random_moments_and_continued_gives_the_same(stage, recipe, request, tmp_path):
+def test_killed_at_random_moments_and_continued_gives_the_same(stage, recipe, request, tmp_path):
     """SIGKILL from the first moment to the last, with a checkpoint after every step; all files are whole, always."""
     settings = of_recipe(recipe, request.getfixturevalue(stage), epochs=3, batch_size=1, save_minutes=0.0)
     assert finish([fork(settings)]) == [0]

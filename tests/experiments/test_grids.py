@@ -24,7 +24,8 @@ def comparison(tiny_data_set, tmp_path):
     )  # fmt: skip
 
 
-def test_recipes(comparison, capsys):
+def test_recipes(comparison, capsys, monkeypatch):
+    one_after_the_other(monkeypatch, recipes)
     recipes.main(comparison)
     table = pd.read_csv(comparison.output / "recipes.csv").set_index("recipe")
     history = pd.read_csv(comparison.output / "slow_1" / "history.csv")

@@ -229,9 +229,9 @@ def test_numbers_of_labels_that_a_data_set_has_not_are_left_out(asked, capsys, m
 def test_few_labels_are_those_of_the_question(asked, started, monkeypatch):
     """Rows of experiments/pretraining.py in the form of the tables; nothing is run beside it."""
     rows = [
-        {"arm": arm, "labelled images": 2, "draw": draw, "learning rate": 1e-3, "asked": "x", "Dice": 0.5 + gain,
+        {"arm": arm, "labelled images": 4, "draw": draw, "learning rate": 1e-3, "asked": "x", "Dice": 0.5 + gain,
          "AJI": 0.3, "Dice a": 0.4 + gain, "Dice b": 0.6 + gain, "seconds": 5, "seconds of the test": 2}
-        for arm, gain in (("scratch", 0.0), ("P2", 0.1), ("unknown", 0.2)) for draw in (1, 2)
+        for arm, gain in (("scratch", 0.0), ("low noise", 0.1), ("unknown", 0.2)) for draw in (1, 2)
     ]  # fmt: skip
     write_tiny_data_set(asked.data / "two")
     asked.records.mkdir()
@@ -241,7 +241,7 @@ def test_few_labels_are_those_of_the_question(asked, started, monkeypatch):
     paper_tables.main(replace(asked, table="few-labels", data_set=("GlaS",)))
     assert [(s.question, s.records, s.estimate) for s in seen] == [("GlaS", asked.records, False)] and not started
     table = pd.read_csv(asked.output / "few-labels.csv")
-    assert table["method"].tolist() == ["scratch", "P2"] and table["Dice"].tolist() == [0.5, 0.6]
+    assert table["method"].tolist() == ["scratch", "low noise"] and table["Dice"].tolist() == [0.5, 0.6]
     assert table["runs"].tolist() == [2, 2] and table["images"].tolist() == [2, 2]
 
 
