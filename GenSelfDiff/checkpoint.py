@@ -194,6 +194,11 @@ def targets_of(loaded: dict[str, Any]) -> Targets:
     return loaded.get("settings", {}).get("targets", "classes")
 
 
+def name_of(path: Path) -> str:
+    """Of a run, by the path of its best.pth or last.pth: its folder's. Of another checkpoint, its own."""
+    return path.resolve().parent.name if path.stem in ("best", "last") else path.stem
+
+
 def find(run: str) -> Path:
     """The checkpoint that is meant by the name of a run, its folder, or the path of a .pth file."""
     path = Path(run)

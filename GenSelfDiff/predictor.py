@@ -109,7 +109,7 @@ class TrainedPredictor:
     @property
     def name(self) -> str:
         """The run's, or that of a published file."""
-        return self.path.resolve().parent.name if self.path.stem in ("best", "last") else self.path.stem
+        return checkpoint.name_of(self.path)
 
 
 def load(settings: PredictorSettings) -> TrainedPredictor:

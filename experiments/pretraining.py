@@ -331,8 +331,10 @@ def main(settings: Settings) -> None:
         grid.do("test", grid.missing("test", grid.tests()))
         if grid.question.draws:
             grid.test_trivial()
-    more = [QUESTIONS[name] for name in (grid.question.continued,) if name]
-    continued = [(question, records_of(settings, question, "test").table) for question in more]
+    continued = []
+    if grid.question.continued:
+        more = QUESTIONS[grid.question.continued]
+        continued.append((more, records_of(settings, more, "test").table))
     tables = [grid.records[split].table for split in ("val", "test")]
     report(grid.question, *tables, grid.labelled(), grid.output, continued)
 

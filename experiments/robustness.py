@@ -110,10 +110,11 @@ def one_test(settings: Settings, tested: str, trivial: bool, root: Path, folder:
     run(f"GenSelfDiff/test/{script}.py", *words, log=folder.with_name(f"{folder.name}.txt"))
 
 
-def names_to_show(names: list[str]) -> dict[str, str]:
-    """Of a run's folder the last part alone, unless two would be called the same."""
-    last = [Path(name).name for name in names]
-    return {name: short if last.count(short) == 1 else name for name, short in zip(names, last, strict=True)}
+def names_to_show(settings: Settings) -> dict[str, str]:
+    """What is tested, as it was asked for, and the name that the table has for it: as asked where two have the same."""
+    names = {run: checkpoint.name_of(checkpoint.find(run)) for run in settings.runs}
+    names |= {method: method for method in settings.methods}
+    return {asked: name if [*names.values()].count(name) == 1 else asked for asked, name in names.items()}
 
 
 def row_of(tested: str, name: str, found: Result, before: Result) -> dict[str, Any]:
@@ -179,7 +180,7 @@ def main(settings: Settings) -> None:
         at_once(settings.jobs),
     )
     results = {key: Result.read(folder) for key, folder in folders.items()}
-    shown = names_to_show(names)
+    shown = names_to_show(settings)
     rows = [row_of(shown[tested], name, found, results[tested, UNCHANGED]) for (tested, name), found in results.items()]
     table = pd.DataFrame(rows)
     write_table(table, output / "robustness")

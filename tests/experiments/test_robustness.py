@@ -95,11 +95,9 @@ def test_runs_and_trivial_methods_under_every_change(settings, monkeypatch):
 
 
 def test_runs_of_the_same_name_are_told_apart():
-    assert robustness.names_to_show(["a/run", "b/run", "c/other"]) == {
-        "a/run": "a/run",
-        "b/run": "b/run",
-        "c/other": "other",
-    }
+    runs = ("a/run/best.pth", "b/run/last.pth", "c/other.pth")
+    shown = robustness.names_to_show(robustness.Settings(runs=runs, methods=("otsu",)))
+    assert shown == {**{run: run for run in runs[:2]}, "c/other.pth": "other", "otsu": "otsu"}
 
 
 @pytest.mark.parametrize(
