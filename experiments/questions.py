@@ -108,6 +108,7 @@ ARMS = {
     "low noise, 4,600 steps": Arm("pre-trained", "low", KEPT, more_steps=4000, rate_of="low noise"),
     "low noise, 1,000 steps": Arm("pre-trained", "low, 1,000 steps", KEPT),
     "low noise, shuffled": Arm("shuffled", "low", KEPT),
+    "low noise, shuffled, 4,600 steps": Arm("shuffled", "low", KEPT, more_steps=4000, rate_of="low noise, shuffled"),
     "low noise, block dropped": Arm("pre-trained", "low"),
     "low noise, head first": Arm("pre-trained", "low", (*KEPT, "--head-steps", 50)),
     "low noise, rates by depth": Arm("pre-trained", "low", (*KEPT, "--layer-decay", 0.75)),
@@ -118,6 +119,7 @@ ARMS = {
 for n in LENGTHS:  # warm-up is the same part of each length
     ARMS[f"scratch, {n} steps"] = Arm("scratch", options=("--warm-up", n // 12), more_steps=n - 600)
     ARMS[f"low noise, {n} steps"] = Arm("pre-trained", "low", (*KEPT, "--warm-up", n // 12), more_steps=n - 600)
+LONGER = ("scratch, whole compute", "low noise, 4,600 steps", "low noise, shuffled, 4,600 steps")
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 RATES_OF = {
     **{name: (1e-3,) for name in ARMS if name.startswith("features")},  # Baranchuk et al.'s
@@ -150,8 +152,8 @@ QUESTIONS = {
     "GlaS-all": Question(
         **GLAS_ALL,
         draws={75: 6},
-        arms=("scratch", "scratch, whole compute", "low noise", "low noise, shuffled", "low noise, 4,600 steps"),
-        only={"scratch, whole compute": {75: 3}, "low noise, 4,600 steps": {75: 3}},
+        arms=("scratch", "low noise", "low noise, shuffled", *LONGER),
+        only=dict.fromkeys(LONGER, {75: 3}),
         parts=("testA", "testB"),
         judged="low noise",
     ),
