@@ -51,6 +51,12 @@ class NoiseSettings(TrainingSettings):
         super().check()
         at_least(self, timesteps=1, p2_k=0, p2_gamma=0, sample_every=0)
         check_fields(plain(self), unet_checkpoint.SETTINGS, THESE)
+        weights = GaussianDiffusion(self.schedule, self.timesteps, self.p2_k, self.p2_gamma).p2_weight
+        if not weights.isfinite().all() or not weights.any():
+            raise InputError(
+                f"--p2-k {self.p2_k:g}, --p2-gamma {self.p2_gamma:g}: the weights of the steps lie between "
+                f"{weights.min():g} and {weights.max():g}; 1 and 1 are published"
+            )
 
     @property
     def trained_steps(self) -> int:

@@ -192,6 +192,13 @@ def test_losses_are_told_by_quarter_of_the_steps(pretraining):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("weight", [{"p2_gamma": 1e300}, {"p2_k": 0.0, "p2_gamma": 1e3}])
+def test_weights_of_which_nothing_is_learnt_are_refused(pretraining, weight):
+    """All of them 0; some of them without bound, where there is more noise than signal."""
+    with pytest.raises(InputError, match="the weights of the steps lie between 0 and (0|inf); 1 and 1 are published"):
+        SS_diff.main(replace(pretraining, **weight))
+
+
 def test_nothing_is_said_before_all_processes_but_one_are_silent(pretraining, monkeypatch, capsys):
     def stop(_device):
         raise InputError("here they become so")

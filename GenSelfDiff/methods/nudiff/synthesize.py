@@ -109,6 +109,8 @@ class Synthesis:
             raise InputError(f"--output {settings.target} holds the real labels: choose another folder")
         devices = set_up_alone(settings.device)
         check_precision(settings.precision, devices.device)
+        self.device = devices.device.type
+        """kind of device: of one seed it draws noise of its own"""
         self.painter = ImagePainter(settings.images, devices)
         self.painter.check_guidance(settings.guidance)
         self.drawer = None if settings.real_structures else StructureGenerator(settings.structures, devices)
@@ -139,7 +141,7 @@ class Synthesis:
         """All that pairs depend on."""
         settings = self.settings
         same = {name: getattr(settings, name) for name in ("seed", "precision", "sampler", "guidance")}
-        same["real_structures"] = settings.real_structures
+        same |= {"real_structures": settings.real_structures, "kind of device": self.device}
         for network in self.networks:
             same[f"weights of {network.stage}"] = hashlib.sha256(network.path.read_bytes()).hexdigest()
             same[f"steps of {network.stage}"] = self.sampler(network).steps
@@ -153,6 +155,7 @@ class Synthesis:
             earlier = read_json(record)
             if not isinstance(earlier, dict) or "labels" not in earlier:
                 raise InputError(f"{target} holds files of something else: choose another --output")
+            earlier = {"kind of device": self.device} | earlier  # it was not written down once
             if changed := [name for name in same if earlier.get(name) != same[name]]:
                 raise InputError(
                     f"{target} holds pairs that were drawn with another {changed[0]} ({earlier.get(changed[0])}, now "

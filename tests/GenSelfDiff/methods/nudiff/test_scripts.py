@@ -249,6 +249,10 @@ def test_it_goes_on_with_the_pairs_that_are_missing(synthesis, capsys):
     ]:
         with pytest.raises(InputError, match=message):
             synthesize.main(replace(synthesis, **change))
+    record = synthesis.output / "settings.json"
+    write_json(record, read_json(record) | {"kind of device": "cuda"})
+    with pytest.raises(InputError, match=r"drawn with another kind of device \(cuda, now cpu\)"):
+        synthesize.main(synthesis)
 
 
 def test_images_of_real_structures(synthesis):
