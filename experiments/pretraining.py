@@ -107,7 +107,7 @@ class Grid:
 
     def choices(self) -> list[dict[str, Any]]:
         """Runs on development images, by which the learning rates are chosen."""
-        asking = [name for name in self.arms if not ARMS[name].rate_of]
+        asking = dict.fromkeys(ARMS[name].rate_of or name for name in self.arms)
         return [
             self.ask_choice(arm, draw, rate)
             for draw in self.question.choice_draws

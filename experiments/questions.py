@@ -101,6 +101,7 @@ LENGTHS = (75, 150, 300, 1200)  # steps of fine-tuning, where 600 are the rule
 ARMS = {
     "scratch": Arm("scratch"),
     "scratch, whole compute": Arm("scratch", more_steps=4000, rate_of="scratch"),
+    "scratch, 4,600 steps": Arm("scratch", more_steps=4000, rate_of="scratch, 1200 steps"),
     "P2": Arm("pre-trained", "P2"),
     "P2, block kept": Arm("pre-trained", "P2", KEPT),
     "plain": Arm("pre-trained", "plain", KEPT),
@@ -119,7 +120,8 @@ ARMS = {
 for n in LENGTHS:  # warm-up is the same part of each length
     ARMS[f"scratch, {n} steps"] = Arm("scratch", options=("--warm-up", n // 12), more_steps=n - 600)
     ARMS[f"low noise, {n} steps"] = Arm("pre-trained", "low", (*KEPT, "--warm-up", n // 12), more_steps=n - 600)
-LONGER = ("scratch, whole compute", "low noise, 4,600 steps", "low noise, shuffled, 4,600 steps")
+LONGER = {"scratch, whole compute": 2, "scratch, 4,600 steps": 3}
+LONGER |= {"low noise, 4,600 steps": 3, "low noise, shuffled, 4,600 steps": 3}
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 RATES_OF = {
     **{name: (1e-3,) for name in ARMS if name.startswith("features")},  # Baranchuk et al.'s
@@ -153,7 +155,7 @@ QUESTIONS = {
         **GLAS_ALL,
         draws={75: 6},
         arms=("scratch", "low noise", "low noise, shuffled", *LONGER),
-        only=dict.fromkeys(LONGER, {75: 3}),
+        only={arm: {75: draws} for arm, draws in LONGER.items()},
         parts=("testA", "testB"),
         judged="low noise",
     ),
