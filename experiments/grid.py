@@ -1,63 +1,24 @@
-"""What experiments/recipes.py and experiments/labels.py share: many small runs of one training script, side by side."""
+"""What the experiments share: many small runs of the project's scripts, side by side."""
 
 import hashlib
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from tqdm import tqdm
 
-from GenSelfDiff import checkpoint
 from GenSelfDiff.devices import pick_device
-from GenSelfDiff.settings import SCRATCH
-from utils_general import IMAGE_EXTENSIONS, ROOT, InputError, at_least, read_json, write_json
+from utils_general import IMAGE_EXTENSIONS, ROOT, InputError, read_json, write_json
 
 matplotlib.use("Agg")
 
 DATA_FILES = (*IMAGE_EXTENSIONS, ".csv", ".json", ".mat")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridSettings:
-    """Settings that both experiments share. What is finished already is not done again."""
-
-    data: Path
-    """root of the data set"""
-    output: Path
-    """folder for the runs, the tables and the picture"""
-    variants: tuple[str, ...]
-    """what is compared: "name: options of the training script", each"""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    """each variant is trained once with each"""
-    jobs: int | None = None
-    """runs at a time, each with one thread on a CPU; if not given 2, and 1 on a GPU"""
-
-    def check(self) -> dict[str, list[str]]:
-        """The options of each variant by its name; `InputError` for settings that cannot work."""
-        at_least(self, jobs=1)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError("--seeds names no seed, or one twice")
-        options: dict[str, list[str]] = {}
-        for variant in self.variants:
-            name, colon, words = variant.partition(":")
-            taken = {folder_name(known) for known in options}
-            if not colon or not name.strip() or folder_name(name.strip()) in taken:
-                raise InputError(f'--variants wants "name: options", each name once; one is {variant!r}')
-            try:
-                options[name.strip()] = shlex.split(words)
-            except ValueError as error:
-                raise InputError(f"--variants: the options of {name.strip()} cannot be read: {error}") from None
-        if not options:
-            raise InputError("--variants names nothing to compare")
-        return options
 
 
 def remember(output: Path, asked: dict[Path, dict[str, Any]]) -> None:
@@ -90,14 +51,6 @@ def hash_of(path: Path) -> str:
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def weights_of(words: list[str]) -> str:
-    """A hash of the pre-trained weights that options of the training script name; "" where they name none."""
-    pairs = zip(words, words[1:], strict=False)
-    named = [run for option, run in pairs if option == "--pretrained"]
-    named += [word.partition("=")[2] for word in words if word.startswith("--pretrained=")]
-    return " ".join(hash_of(checkpoint.find(run)) for run in named if run != SCRATCH)
 
 
 def run(script: str, *words: object, log: Path) -> None:

@@ -103,6 +103,7 @@ ARMS = {
     "scratch, whole compute": Arm("scratch", more_steps=4000, rate_of="scratch"),
     "scratch, 4,600 steps": Arm("scratch", more_steps=4000, rate_of="scratch, 1200 steps"),
     "P2": Arm("pre-trained", "P2"),
+    "P2, t = 0": Arm("pre-trained", "P2", ("--timestep", 0)),
     "P2, block kept": Arm("pre-trained", "P2", KEPT),
     "plain": Arm("pre-trained", "plain", KEPT),
     "low noise": Arm("pre-trained", "low", KEPT),
@@ -128,6 +129,7 @@ RATES_OF = {
     **{f"{start}, {n} steps": (3e-4, 1e-3, 3e-3) for start in ("scratch", "low noise") for n in LENGTHS},
     **{f"{start}, 1200 steps": (3e-4, 1e-3) for start in ("scratch", "low noise")},
     "P2": (3e-4, 1e-3),
+    "P2, t = 0": (3e-4, 1e-3),
     "plain": (3e-4, 1e-3),
     "low noise, 1,000 steps": (3e-4, 1e-3),
     "low noise, block dropped": (1e-3,),
@@ -190,7 +192,7 @@ QUESTIONS = {
     "GlaS-noise": Question(
         **GLAS_ALL,
         draws={},
-        arms=("scratch", "P2", "P2, block kept", "plain", "low noise", "low noise, 1,000 steps"),
+        arms=("scratch", "P2", "P2, t = 0", "P2, block kept", "plain", "low noise", "low noise, 1,000 steps"),
     ),
     "MoNuSeg": Question(
         **MONUSEG,

@@ -18,23 +18,49 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from benchmarks.tables import write_table
-from experiments.grid import GridSettings, at_once, folder_name, hash_of, remember, run, run_all
+from experiments.grid import at_once, folder_name, hash_of, remember, run, run_all
 from GenSelfDiff.data import pretraining_folder
 from GenSelfDiff.history import read_history
 from GenSelfDiff.patches import Patches
-from utils_general import MONUSEG, ROOT, run_script, save_figure
+from utils_general import MONUSEG, ROOT, InputError, at_least, run_script, save_figure
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(GridSettings):
-    """Compare recipes of pre-training by their steps."""
+class Settings:
+    """Compare recipes of pre-training by their steps. What is finished already is not done again."""
 
     data: Path = MONUSEG
+    """root of the data set"""
     output: Path = ROOT / "experiments" / "results" / "recipes"
+    """folder for the runs, the table and the picture"""
     variants: tuple[str, ...] = (
         "paper: --recipe paper --epochs 25 --dim 16",
         "improved: --recipe improved --epochs 5 --dim 16 --precision bfloat16",
     )
+    """what is compared: "name: options of SS_diff.py", each"""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """each variant is trained once with each"""
+    jobs: int | None = None
+    """runs at a time, each with one thread on a CPU; if not given 2, and 1 on a GPU"""
+
+    def check(self) -> dict[str, list[str]]:
+        """The options of each variant by its name; `InputError` for settings that cannot work."""
+        at_least(self, jobs=1)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError("--seeds names no seed, or one twice")
+        options: dict[str, list[str]] = {}
+        for variant in self.variants:
+            name, colon, words = variant.partition(":")
+            taken = {folder_name(known) for known in options}
+            if not colon or not name.strip() or folder_name(name.strip()) in taken:
+                raise InputError(f'--variants wants "name: options", each name once; one is {variant!r}')
+            try:
+                options[name.strip()] = shlex.split(words)
+            except ValueError as error:
+                raise InputError(f"--variants: the options of {name.strip()} cannot be read: {error}") from None
+        if not options:
+            raise InputError("--variants names nothing to compare")
+        return options
 
 
 def read(folder: Path) -> pd.DataFrame:

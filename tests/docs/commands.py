@@ -33,7 +33,6 @@ OTHER_PROGRAMS = {"cd", "git", "scontrol", "head"}
 # Scripts whose --variants hold options of another one
 GRIDS = {
     "experiments/recipes.py": "GenSelfDiff/pretrain/SS_diff.py",
-    "experiments/labels.py": "GenSelfDiff/downstream_train/Diff_Seg.py",
 }
 
 

@@ -1,6 +1,5 @@
-"""experiments/recipes.py and experiments/labels.py for real on tiny data."""
+"""experiments/recipes.py for real on tiny data, and what grids share."""
 
-import re
 import shutil
 from dataclasses import fields, replace
 
@@ -8,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import attention, grid, labels, nudiff, paper_tables, pretraining, recipes, robustness
+from experiments import attention, grid, nudiff, paper_tables, pretraining, recipes, robustness
 from tests.experiments.in_process import one_after_the_other
 from utils_general import InputError
 
@@ -91,16 +90,6 @@ def test_the_hash_is_of_contents_and_names_not_of_the_place(tmp_path):
     assert len({grid.hash_of(tmp_path / name) for name in "ab"}) == 2
 
 
-def test_the_pretrained_weights_are_part_of_what_is_asked(tmp_path):
-    weights = tmp_path / "best.pth"
-    weights.write_bytes(b"1")
-    before = grid.weights_of(["--pretrained", str(weights)])
-    assert before == grid.weights_of([f"--pretrained={weights}"]) != ""
-    weights.write_bytes(b"2")
-    assert grid.weights_of(["--pretrained", str(weights)]) != before
-    assert grid.weights_of(["--pretrained", "scratch", "--dim", "8"]) == ""
-
-
 @pytest.mark.parametrize(("device", "jobs"), [("cpu", 2), ("cuda", 1)])
 def test_a_gpu_is_not_shared_unasked(device, jobs, monkeypatch, tiny_data_set, tmp_path):
     monkeypatch.setattr(grid, "pick_device", lambda _: torch.device(device))
@@ -112,38 +101,8 @@ def test_a_gpu_is_not_shared_unasked(device, jobs, monkeypatch, tiny_data_set, t
         monkeypatch.setattr(recipes, name, lambda *_: None)
     recipes.main(recipes.Settings(data=tiny_data_set, output=tmp_path / "recipes"))
     assert started == [jobs]
-    grids = (attention, labels, nudiff, paper_tables, pretraining, recipes, robustness)
+    grids = (attention, nudiff, paper_tables, pretraining, recipes, robustness)
     assert {field.default for module in grids for field in fields(module.Settings) if field.name == "jobs"} == {None}
-
-
-def test_labels(tiny_data_set, tmp_path, monkeypatch):
-    one_after_the_other(monkeypatch, labels)
-    settings = labels.Settings(
-        data=tiny_data_set, output=tmp_path / "labels", seeds=(1,), labels=(1, 2), steps=2, jobs=1,
-        variants=(f"from scratch: --pretrained scratch {SMALL}",),
-    )  # fmt: skip
-    labels.main(settings)
-    table = pd.read_csv(settings.output / "labels.csv")
-    assert table["labelled images"].tolist() == [1, 2]
-    for row in table.itertuples():
-        log = (settings.output / f"from-scratch_{row[2]}_1.txt").read_text()
-        assert re.search(rf"^Dice +{row.Dice:.4f}", log, re.MULTILINE)
-        steps = pd.read_csv(settings.output / f"from-scratch_{row[2]}_1" / "history.csv")["steps"]
-        assert steps.sum() == 2  # 4 or 8 patches are one step of 8
-    run = settings.output / "from-scratch_1_1"
-    before = (run / "results" / "summary.json").stat().st_mtime_ns
-    labels.main(settings)  # asked the same: nothing is done again
-    assert (run / "results" / "summary.json").stat().st_mtime_ns == before
-    other = f"from scratch: --pretrained scratch {SMALL} --learning-rate 5e-3"
-    for change, message in [
-        ({"steps": 3}, "steps was 2, now it is 3"),
-        ({"variants": (other,)}, "options was .*pytorch, now it is .*--learning-rate 5e-3"),
-    ]:
-        with pytest.raises(InputError, match=f"{run} holds another run: {message}; remove that folder, or choose"):
-            labels.main(replace(settings, **change))
-    means = pd.read_csv(settings.output / "means.csv")
-    assert means["Dice"].tolist() == table["Dice"].tolist() and means["Dice deviation"].isna().all()
-    assert (settings.output / "labels.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -154,16 +113,13 @@ def test_labels(tiny_data_set, tmp_path, monkeypatch):
         ({"variants": ("a b: --dim 8", "a/b: --dim 16")}, "each name once; one is 'a/b: --dim 16'"),  # one folder
         ({"variants": ('a: --dim "8',)}, "the options of a cannot be read: No closing quotation"),
         ({"seeds": (1, 1)}, "--seeds names no seed, or one twice"),
-        ({"labels": (1, 1)}, "--labels names no number of images, or one twice"),
         ({"variants": ()}, "--variants names nothing"),
         ({"seeds": ()}, "--seeds names no seed"),
         ({"jobs": 0}, "--jobs is 0"),
-        ({"labels": (1, 5)}, "5 labelled images were asked for; .* has 2"),
-        ({"labels": ()}, "--labels names no number"),
     ],
 )
 def test_settings_that_cannot_work_are_named(tiny_data_set, tmp_path, changed, message):
-    settings = replace(labels.Settings(data=tiny_data_set, output=tmp_path / "labels"), **changed)
+    settings = replace(recipes.Settings(data=tiny_data_set, output=tmp_path / "recipes"), **changed)
     with pytest.raises(InputError, match=message):
-        labels.main(settings)
+        recipes.main(settings)
     assert not settings.output.exists()
