@@ -141,7 +141,7 @@ RATES_OF = {
 GLAS = {"data": "GlaS_4", "records": "glas", "chosen_with": 4, "pays": 0.02}
 GLAS_ALL = {"data": "GlaS_4", "records": "glas_all", "chosen_with": 75, "pays": 0.02, "steps": {75: 600}}
 GLAS_ALL["choice_draws"] = (101,)  # all draws are of the same images
-MONUSEG = {"data": "MoNuSeg_2", "records": "monuseg", "chosen_with": 1, "pays": 0.01, "choice_draws": (101, 102)}
+MONUSEG = {"data": "MoNuSeg_2", "records": "monuseg", "chosen_with": 9, "pays": 0.01, "choice_draws": (101, 102)}
 QUESTIONS = {
     "GlaS": Question(
         **GLAS,
@@ -196,16 +196,16 @@ QUESTIONS = {
     ),
     "MoNuSeg": Question(
         **MONUSEG,
-        draws={1: 20, 3: 5, 9: 3, 20: 2},
-        steps={1: 300, 3: 300, 9: 300, 20: 600},
+        draws={1: 10, 3: 3, 9: 6, 20: 2},
+        steps={1: 300, 3: 300, 9: 600, 20: 600},
         arms=("scratch", "low noise", "low noise, shuffled"),
-        only={"low noise, shuffled": {1: 20}},
+        only={"low noise, shuffled": {9: 6}},
         judged="low noise",
     ),
     "MoNuSeg-features": Question(
         **MONUSEG,
         draws={},
-        steps={1: 300},
+        steps={9: 600},
         arms=("scratch", "features, untrained", "features, low noise"),
     ),
 }
