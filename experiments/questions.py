@@ -121,13 +121,18 @@ ARMS = {
 for n in LENGTHS:  # warm-up is the same part of each length
     ARMS[f"scratch, {n} steps"] = Arm("scratch", options=("--warm-up", n // 12), more_steps=n - 600)
     ARMS[f"low noise, {n} steps"] = Arm("pre-trained", "low", (*KEPT, "--warm-up", n // 12), more_steps=n - 600)
-LONGER = {"scratch, whole compute": 2, "scratch, 4,600 steps": 3}
-LONGER |= {"low noise, 4,600 steps": 3, "low noise, shuffled, 4,600 steps": 3}
+ARMS["low noise, shuffled, 1200 steps"] = Arm("shuffled", "low", (*KEPT, "--warm-up", 100), more_steps=600)
+LONGEST = (
+    "scratch, whole compute",
+    "scratch, 4,600 steps",
+    "low noise, 4,600 steps",
+    "low noise, shuffled, 4,600 steps",
+)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 RATES_OF = {
     **{name: (1e-3,) for name in ARMS if name.startswith("features")},  # Baranchuk et al.'s
     **{f"{start}, {n} steps": (3e-4, 1e-3, 3e-3) for start in ("scratch", "low noise") for n in LENGTHS},
-    **{f"{start}, 1200 steps": (3e-4, 1e-3) for start in ("scratch", "low noise")},
+    **{f"{start}, 1200 steps": (3e-4, 1e-3) for start in ("scratch", "low noise", "low noise, shuffled")},
     "P2": (3e-4, 1e-3),
     "P2, t = 0": (3e-4, 1e-3),
     "plain": (3e-4, 1e-3),
@@ -156,8 +161,16 @@ QUESTIONS = {
     "GlaS-all": Question(
         **GLAS_ALL,
         draws={75: 6},
-        arms=("scratch", "low noise", "low noise, shuffled", *LONGER),
-        only={arm: {75: draws} for arm, draws in LONGER.items()},
+        arms=(
+            "scratch",
+            "low noise",
+            "low noise, shuffled",
+            "scratch, 1200 steps",
+            "low noise, 1200 steps",
+            "low noise, shuffled, 1200 steps",
+            *LONGEST,
+        ),
+        only=dict.fromkeys(LONGEST, {75: 2}),
         parts=("testA", "testB"),
         judged="low noise",
     ),
