@@ -79,4 +79,5 @@ class Records:
             table = pd.concat([self.table, pd.DataFrame([row])], ignore_index=True)
             self.table = table.sort_values(list(self.key), ignore_index=True)
             with replace_file(self.path) as temporary:
-                self.table.to_csv(temporary, index=False, float_format="%.6g")
+                whole = self.table.replace("", None).convert_dtypes()  # else a gap makes 2 to 2.0
+                whole.to_csv(temporary, index=False, float_format="%.6g")

@@ -194,6 +194,12 @@ def test_rows_of_others_are_kept(tmp_path):
     assert Records(first.path, key).table.arm.tolist() == ["a", "b", "c"] and len(first.select(arm="b")) == 1
 
 
+def test_whole_numbers_stay_whole_beside_gaps(tmp_path):
+    for row in ({"arm": "a", "seed": 2, "Dice": 0.5}, {"arm": "b", "seed": ""}, {"arm": "c", "seed": 3, "Dice": 1.0}):
+        Records(tmp_path / "r.csv", ("arm",)).add(row | {"asked": "x"})
+    assert (tmp_path / "r.csv").read_text() == "arm,asked,seed,Dice\na,x,2,0.5\nb,x,,\nc,x,3,1\n"
+
+
 def test_a_table_with_a_row_twice_is_refused(tmp_path):
     (tmp_path / "r.csv").write_text("arm,asked\nb,x\nb,x\n")
     with pytest.raises(InputError, match="has two rows of b: remove one"):
