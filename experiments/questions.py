@@ -132,7 +132,7 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 RATES_OF = {
     **{name: (1e-3,) for name in ARMS if name.startswith("features")},  # Baranchuk et al.'s
     **{f"{start}, {n} steps": (3e-4, 1e-3, 3e-3) for start in ("scratch", "low noise") for n in LENGTHS},
-    **{f"{start}, 1200 steps": (3e-4, 1e-3) for start in ("scratch", "low noise", "low noise, shuffled")},
+    "low noise, shuffled, 1200 steps": (3e-4, 1e-3, 3e-3),
     "P2": (3e-4, 1e-3),
     "P2, t = 0": (3e-4, 1e-3),
     "plain": (3e-4, 1e-3),
