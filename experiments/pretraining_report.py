@@ -112,7 +112,7 @@ def controls(table: pd.DataFrame, question: Question) -> list[dict[str, Any]]:
             for other, control in plans.items():
                 same = control.pretraining == arm.pretraining and control.more_steps == arm.more_steps
                 shuffled = control.start == "shuffled" and same
-                longer = control.start == "scratch" and control.more_steps > 0
+                longer = control.start == "scratch" and control.more_steps >= max(1, arm.more_steps)
                 if arm.start == "pre-trained" and (shuffled or longer):
                     told = compared(table, question, name, other, n)
                     rows += [{"labelled images": n, "arm": name, "against": other, **told}] if told else []
